@@ -1,0 +1,37 @@
+"""Command line of cpool: `python -m cpool COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; each subcommand sets `run`, a function of the parsed arguments."""
+    from cpool.tools import demo
+
+    parser = argparse.ArgumentParser(
+        prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    demo.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status; without one print the help."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if "run" not in arguments:
+        parser.print_help()
+        return 0
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Connections: redis-py's classes with the compiled verbs in front.
+
+redis-py's constructor, dialling, TLS, handshake, health checks and maintenance
+notifications stay as they are; sending, reading and the parsers are ours, as long
+as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import redis.connection
+from redis._parsers import _RESP2Parser, _RESP3Parser
+from redis._parsers.socket import SocketBuffer
+from redis.retry import Retry
+from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
+
+from cpool import _conn, _resp
+
+__all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
+
+_base = redis.connection.AbstractConnection
+
+_conn.set_originals(
+    {
+        "send_command": frozenset({_base.send_command}),
+        "send_packed_command": frozenset({_base.send_packed_command}),
+        "read_response": frozenset({_base.read_response}),
+        "can_read": frozenset({_base.can_read}),
+        "connect": frozenset({_base.connect, _SentinelManagedConnection.connect}),
+        "should_reconnect": frozenset(
+            {getattr(_base, "should_reconnect", None), _conn.ConnBase.should_reconnect}
+        ),
+        "re_auth": frozenset({_base.re_auth}),
+        "check_health": frozenset({_base.check_health}),
+        "call_with_retry": frozenset({Retry.call_with_retry}),
+    }
+)
+
+
+class _SessionParser(_conn.ParserBase):
+    """What both parsers share: redis-py's own code takes over for who looks inside."""
+
+    reads_pushes = False
+    _own_buffer: SocketBuffer | None = None
+
+    @property
+    def _buffer(self) -> SocketBuffer | None:
+        """redis-py's receive buffer. Asking for it ends the compiled session: from
+        here to the next connect this is redis-py's own parser, on the same bytes."""
+        if self.has_session:
+            timeout = self._sock.gettimeout() if hasattr(self._sock, "gettimeout") else None
+            buffer = SocketBuffer(self._sock, self.socket_read_size, timeout)
+            buffer._buffer.write(self.end_session())
+            buffer._buffer.seek(0)
+            self._own_buffer = buffer
+        return self._own_buffer
+
+    @_buffer.setter
+    def _buffer(self, value: SocketBuffer | None) -> None:
+        self._own_buffer = value
+
+
+class RESP2Parser(_SessionParser, _RESP2Parser):
+    """redis-py's RESP2 parser on the compiled reader."""
+
+    def handle_push_response(self, response: Any, **_: Any) -> Any:
+        """Pass a push frame on: under RESP2 nobody has registered for any."""
+        return response
+
+
+class RESP3Parser(_SessionParser, _RESP3Parser):
+    """redis-py's RESP3 parser, with its push handlers, on the compiled reader."""
+
+    reads_pushes = True
+
+
+class JoinedRetry(_conn.RetryBase, Retry):
+    """A connection's Retry, through which a command is sent and read in one go."""
+
+    def __init__(self) -> None:
+        """Made by its connection only; the state is the wrapped Retry's."""
+
+
+class _ConnectionMixin(_conn.ConnBase):
+    """What the three connection classes add to redis-py's."""
+
+    def __init__(
+        self,
+        *args: Any,
+        max_bulk_bytes: int = _resp.DEFAULT_MAX_BULK_BYTES,
+        max_nesting_depth: int = _resp.DEFAULT_MAX_DEPTH,
+        **kwargs: Any,
+    ) -> None:
+        self.max_bulk_bytes = _positive("max_bulk_bytes", max_bulk_bytes)
+        self.max_nesting_depth = _positive("max_nesting_depth", max_nesting_depth)
+        super().__init__(*args, **kwargs)
+
+    def set_parser(self, parser_class: type) -> None:
+        """Make the connection's parser: the compiled one in place of redis-py's
+        default, any other class as it is."""
+        if parser_class in (_RESP2Parser, _RESP3Parser, redis.connection.DefaultParser):
+            resp3 = parser_class is _RESP3Parser or int(self.protocol or 2) >= 3
+            parser_class = RESP3Parser if resp3 else RESP2Parser
+        super().set_parser(parser_class)
+
+    def _construct_command_packer(self, packer: Any) -> Any:
+        return _conn.packer_of(self.encoder) if packer is None else packer
+
+    def _join_retry(self, inner: Any) -> Any:
+        """The view of a retry policy that reading `retry` gives."""
+        if type(inner) is not Retry:
+            return inner
+        return _conn.bind_retry(JoinedRetry(), self, inner)
+
+    def update_parser_timeout(self, timeout: float | None = None) -> None:
+        """Do nothing where the compiled reader is at work: it asks the socket."""
+        if not getattr(self._parser, "has_session", False):
+            super().update_parser_timeout(timeout)
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        """Do redis-py's handshake, its requests sent together in one round trip.
+
+        What redis-py is going to ask is found out by letting it rehearse; if it then
+        asks anything else (a server too old for what was tried first), the server
+        is dialled again and the handshake goes step by step."""
+        plan = self._rehearse() if self._may_batch(check_health) else []
+        if len(plan) < 2:
+            return super().on_connect_check_health(check_health=check_health)
+        self._parser.on_connect(self)
+        self.start_script(plan)
+        try:
+            super().on_connect_check_health(check_health=check_health)
+        except _conn.HandshakeMismatch:
+            pass
+        except BaseException:
+            self.end_script()
+            raise
+        if not self.end_script():
+            self._dial_again()
+            super().on_connect_check_health(check_health=check_health)
+
+    def _may_batch(self, check_health: bool) -> bool:
+        return (
+            self.credential_provider is None
+            and not (check_health and self.health_check_interval)
+            and self._can_batch()
+        )
+
+    def _rehearse(self) -> list[bytes]:
+        """The requests redis-py's handshake makes when every reply is as it hopes."""
+        before = self.handshake_metadata
+        self.start_rehearsal()
+        try:
+            super().on_connect_check_health(check_health=False)
+        except Exception:
+            # The real handshake meets the same error, and raises it where it belongs.
+            self.end_rehearsal()
+            return []
+        finally:
+            self.handshake_metadata = before
+        return self.end_rehearsal()
+
+    def _dial_again(self) -> None:
+        sock, self._sock = self._sock, None
+        self._parser.on_disconnect()
+        sock.close()
+        try:
+            self._sock = self._connect()
+        except socket.timeout:
+            raise redis.exceptions.TimeoutError("Timeout connecting to server") from None
+        except OSError as error:
+            raise redis.exceptions.ConnectionError(self._error_message(error)) from error
+
+
+def _positive(option: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f'"{option}" must be a positive integer')
+    return value
+
+
+class Connection(_ConnectionMixin, redis.connection.Connection):
+    """A TCP connection: `redis.Connection` on the compiled core, same arguments.
+
+    Besides: `max_bulk_bytes` (longest string a reply may hold, default 512 MiB) and
+    `max_nesting_depth` (default 512); a reply beyond them raises InvalidResponse.
+    """
+
+    host = _conn.host_property
+
+
+class SSLConnection(Connection, redis.connection.SSLConnection):
+    """A TLS connection: `redis.SSLConnection`, every `ssl_*` option as there.
+
+    TLS is Python's; the parser and the encoder are the compiled ones."""
+
+
+class UnixDomainSocketConnection(
+    _ConnectionMixin, redis.connection.UnixDomainSocketConnection
+):
+    """A connection by unix socket: `redis.UnixDomainSocketConnection`."""

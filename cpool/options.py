@@ -1,0 +1,141 @@
+"""Options: checks with errors that name the option, and the casts of URL queries."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+import queue
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import redis.connection
+import redis.exceptions
+
+from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+# redis-py's own connection classes stand for ours, wherever they come from: a URL's
+# scheme, Redis(ssl=True), a keyword that names the default.
+_OURS = {
+    redis.connection.Connection: Connection,
+    redis.connection.SSLConnection: SSLConnection,
+    redis.connection.UnixDomainSocketConnection: UnixDomainSocketConnection,
+}
+
+
+def connection_class(given: Any, kwargs: dict[str, Any]) -> Any:
+    """Return the class to use: ours for redis-py's three, any other as it is."""
+    if kwargs.pop("ssl", False) and given in (Connection, redis.connection.Connection):
+        return SSLConnection
+    try:
+        return _OURS.get(given, given)
+    except TypeError:  # unhashable: a callable of somebody's making
+        return given
+
+
+def max_connections(given: Any) -> int:
+    """Return the limit: redis-py's default for None or 0, its error for nonsense."""
+    limit = given or _default_max_connections()
+    if not isinstance(limit, int) or limit < 0:
+        raise ValueError('"max_connections" must be a positive integer')
+    return limit
+
+
+@functools.cache
+def _default_max_connections() -> int:
+    """What the installed redis-py allows when nothing is said."""
+    return int(redis.connection.ConnectionPool().max_connections)
+
+
+def one_of(option: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    """Return a value that must be one of a few words."""
+    if value not in allowed:
+        raise ValueError(f'"{option}" must be one of {", ".join(allowed)}; not {value!r}')
+    return value
+
+
+def text_or_none(option: str, value: Any) -> str | None:
+    """Return a value that must be a str or None."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'"{option}" must be a string or None')
+    return value
+
+
+def seconds_or_none(option: str, value: Any) -> float | None:
+    """Return a time in seconds, which must not be negative; None is for ever."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and value >= 0):
+        raise ValueError(f'"{option}" must be a number of seconds >= 0, or None to wait for ever')
+    return value
+
+
+def count_or_none(option: str, value: Any) -> int | None:
+    """Return a count, which must not be negative; None is any number."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise ValueError(f'"{option}" must be an integer from 0 to 4294967295, or None')
+    return value
+
+
+def order_of(queue_class: Any) -> str:
+    """Return the order that a queue class of the standard library stands for."""
+    if queue_class is queue.LifoQueue or _is_subclass(queue_class, queue.LifoQueue):
+        return "lifo"
+    if queue_class is queue.Queue:
+        return "fifo"
+    raise ValueError('"queue_class" must be queue.LifoQueue or queue.Queue')
+
+
+def _is_subclass(given: Any, base: type) -> bool:
+    return inspect.isclass(given) and issubclass(given, base)
+
+
+def _boolean(value: str) -> bool | None:
+    if value == "":
+        return None
+    if value.upper() in ("0", "F", "FALSE", "N", "NO"):
+        return False
+    return True
+
+
+def _integer_or_none(value: str) -> int | None:
+    return None if value.lower() == "none" else int(value)
+
+
+def _error_classes(value: str) -> list[type[BaseException]]:
+    """Names of exceptions, separated by commas: redis-py's, else Python's own."""
+    found = []
+    for name in filter(None, (part.strip() for part in value.split(","))):
+        error = getattr(redis.exceptions, name, None) or getattr(builtins, name, None)
+        if not (_is_subclass(error, BaseException)):
+            raise ValueError(name)
+        found.append(error)
+    return found
+
+
+# What redis-py passes on as a string, or takes apart into letters.
+_QUERY_CASTS = {
+    "decode_responses": _boolean,
+    "retry_on_error": _error_classes,
+    "ssl_validate_ocsp": _boolean,
+    "ssl_validate_ocsp_stapled": _boolean,
+    "max_waiting": _integer_or_none,
+    "max_bulk_bytes": int,
+    "max_nesting_depth": int,
+    "socket_type": int,
+    "order": str,
+    "name": str,
+}
+
+
+def cast_query(url: str) -> dict[str, Any]:
+    """Return the options of a URL's query string that redis-py leaves uncast."""
+    cast: dict[str, Any] = {}
+    for option, values in parse_qs(urlparse(url).query).items():
+        if option in _QUERY_CASTS and values:
+            try:
+                cast[option] = _QUERY_CASTS[option](values[0])
+            except (TypeError, ValueError):
+                raise ValueError(f"Invalid value for '{option}' in connection URL.") from None
+    return cast

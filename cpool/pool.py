@@ -1,0 +1,376 @@
+"""Pools: redis-py's classes over the compiled slots; policy and configuration.
+
+What redis-py keeps in lists and counters is here a state per slot. Checkout and
+return of a connection nothing is wrong with happen in src/cpool/_pool.pyx; whatever
+is out of the ordinary comes back to the underscored methods of this file.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis.connection
+from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
+from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
+from redis.utils import warn_deprecated_arg_usage
+
+from cpool import _pool, errors, metrics, options
+from cpool.cache import CacheProxyConnection
+from cpool.connection import Connection
+from cpool.stats import PoolStats
+
+__all__ = ["BlockingConnectionPool", "ConnectionPool"]
+
+_redis_pool = redis.connection.ConnectionPool
+
+_pool.set_originals(
+    {
+        "make_connection": frozenset({_pool.PoolBase.make_connection}),
+        "owns_connection": frozenset({_redis_pool.owns_connection}),
+        "listeners": frozenset({ReAuthConnectionListener}),
+    }
+)
+
+
+class ConnectionPool(_pool.PoolBase, _redis_pool):
+    """A pool of connections to one server: `redis.ConnectionPool` on a compiled core.
+
+    Takes redis-py's arguments and hands the rest to `connection_class`. Besides:
+
+    timeout: seconds a caller may wait when all connections are lent (None: for
+        ever); 0, the default, raises MaxConnectionsError at once, as redis-py does.
+    max_waiting: how many callers may wait; one more raises at once. None: any number.
+    order: "lifo" lends the connection used last (default), "fifo" the one used least
+        recently.
+    name: what `stats()` calls the pool.
+
+    Thread-safe and fork-safe: a child process begins with no connections.
+    """
+
+    _exhausted_text = "Too many connections"
+
+    def __init__(
+        self,
+        connection_class: Any = Connection,
+        max_connections: int | None = None,
+        *args: Any,
+        timeout: float | None = 0,
+        max_waiting: int | None = None,
+        order: str = "lifo",
+        name: str | None = None,
+        **connection_kwargs: Any,
+    ) -> None:
+        self._order = options.one_of("order", order, ("lifo", "fifo"))
+        self.name = options.text_or_none("name", name)
+        self.timeout = options.seconds_or_none("timeout", timeout)
+        self.max_waiting = options.count_or_none("max_waiting", max_waiting)
+        self._set_waiting(self.timeout, self.max_waiting)
+        # By name, not by super(): the blocking pool's constructor comes between.
+        _redis_pool.__init__(
+            self,
+            options.connection_class(connection_class, connection_kwargs),
+            options.max_connections(max_connections),
+            *args,
+            **connection_kwargs,
+        )
+        dispatcher = getattr(self, "_event_dispatcher", None)
+        listeners = getattr(dispatcher, "_event_listeners_mapping", None)
+        self._watch(*metrics.SWITCHES, listeners, AfterConnectionReleasedEvent)
+        _live_pools.add(self)
+
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> Any:
+        """Return a pool configured from a URL, as `redis.ConnectionPool.from_url`.
+
+        Every option of the pool, the connection and cpool may stand in the query
+        string; one that can't be cast raises ValueError and names it."""
+        parsed = {**redis.connection.parse_url(url), **options.cast_query(url)}
+        if "connection_class" in kwargs:
+            parsed["connection_class"] = kwargs["connection_class"]
+        kwargs.update(parsed)
+        return cls(**kwargs)
+
+    # Life of the pool
+
+    def reset(self) -> None:
+        """Forget all connections without closing them, and begin with none."""
+        if hasattr(self, "_pool_ready"):
+            metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
+        self._pool_ready = True
+        self._new_slots(self.max_connections, self._order == "fifo")
+        self.pid = os.getpid()
+
+    def _checkpid(self) -> None:
+        if self._is_forked() or self.pid != os.getpid():
+            self._after_fork()
+
+    def _after_fork(self) -> None:
+        """Begin anew in a child. Its locks may have been held when it was born."""
+        self._fork_lock = threading.RLock()
+        self._lock = threading.RLock()
+        self.reset()
+
+    def __del__(self) -> None:
+        try:
+            metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
+        except Exception:  # the interpreter is going down, or __init__ has failed
+            pass
+
+    def close(self) -> None:
+        """Disconnect all connections, those in use included. The pool stays usable."""
+        self.disconnect()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def drain(self) -> None:
+        """Replace every connection at its next checkout, in O(1).
+
+        For a failover or a change of credentials: connections in use finish their
+        command; the old ones are closed when they are next asked for."""
+        self._next_generation()
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the sockets of idle connections, and of those in use unless told not
+        to. Safe while other threads use them: they meet a ConnectionError."""
+        self._checkpid()
+        with self._idle_claimed() as connections:
+            for connection in connections:
+                connection.disconnect()
+        if inuse_connections:
+            for connection in self._lent():
+                connection.disconnect()
+
+    @contextmanager
+    def _idle_claimed(self) -> Iterator[list[Any]]:
+        """Idle connections, none of which is lent while they are worked on."""
+        with self._lock:
+            claimed = self._claim_idle()
+            try:
+                yield [connection for _, _, connection in claimed]
+            finally:
+                self._end_claim(claimed)
+
+    # Out of the ordinary, from the compiled checkout and return
+
+    def _construct(self) -> Any:
+        """Make a connection object; user code, so never under a lock."""
+        connection = self.connection_class(**self.connection_kwargs)
+        if getattr(self, "cache", None) is not None:
+            connection = CacheProxyConnection(connection, self.cache, self._lock)
+        metrics.count(self, idle=1)
+        return connection
+
+    def _open(self, connection: Any) -> None:
+        """Connect a new connection and make sure that it may be lent."""
+        started_s = time.monotonic()
+        self._make_ready(connection)
+        metrics.created(self, started_s)
+
+    def _measured_checkout(self) -> Any:
+        """Check out while somebody collects metrics."""
+        started_s = time.monotonic()
+        connection = self._checkout()
+        metrics.count(self, idle=-1, used=1)
+        metrics.waited(self, started_s)
+        return connection
+
+    def _note_failed_checkout(self) -> None:
+        metrics.count(self, idle=-1, used=1)  # the return that follows takes it back
+
+    def _make_ready(self, connection: Any) -> bool:
+        """Bring a connection into a state to be lent; reconnects it once if need be.
+
+        Returns whether an open connection had to be replaced."""
+        was_open = getattr(connection, "_sock", None) is not None
+        connection.connect()
+        try:
+            if self._has_unread(connection):
+                raise ConnectionError("Connection has data")
+        except (ConnectionError, TimeoutError, OSError):
+            connection.disconnect()
+            connection.connect()
+            if self._has_unread(connection):
+                raise ConnectionError("Connection not ready") from None
+            return was_open
+        return False
+
+    def _has_unread(self, connection: Any) -> bool:
+        """Whether bytes wait that are not push frames for this connection's handlers."""
+        if hasattr(connection, "settle") and connection._session is not None:
+            return not connection.settle()
+        if not connection.can_read():
+            return False
+        tolerated = getattr(self, "cache", None) is not None or (
+            hasattr(self, "maint_notifications_enabled") and self.maint_notifications_enabled()
+        )
+        return not tolerated
+
+    def _return(self, connection: Any) -> bool:
+        """Bring a connection that comes back to rest; false: it is not to be kept."""
+        if not self.owns_connection(connection):
+            connection.disconnect()
+            metrics.count(self, used=-1, pool_name="unknown_pool")
+            return False
+        session = getattr(connection, "_session", None)
+        if _should_reconnect(connection):
+            connection.disconnect()
+        elif session is not None and not session.clean:
+            self._count_discarded()
+            connection.disconnect()
+        metrics.count(self, used=-1, idle=1)
+        if hasattr(self, "_event_dispatcher"):
+            self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        return True
+
+    def _exhausted(self) -> MaxConnectionsError:
+        return MaxConnectionsError(self._exhausted_text)
+
+    def _timed_out(self) -> errors.ConnectionPoolTimeoutError:
+        return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats())
+
+    def _warn_of_arguments(self, command_name: Any, keys: tuple[Any, ...], kw: Any) -> None:
+        given = [*(["command_name"] if command_name is not None else []), *keys, *kw]
+        warn_deprecated_arg_usage(
+            given,
+            "get_connection",
+            reason="Use get_connection() without args instead",
+            version="5.3.0",
+            stacklevel=3,
+        )
+
+    # What redis-py does to all connections
+
+    def set_retry(self, retry: Any) -> None:
+        """Use this Retry from now on, on every connection there is and will be."""
+        self.connection_kwargs.update({"retry": retry})
+        for connection in [*self._idle(), *self._lent()]:
+            connection.retry = retry
+
+    def re_auth_callback(self, token: Any) -> None:
+        """Authenticate anew: idle connections now, the others when they come back."""
+        for connection in self._lent():
+            connection.set_re_auth_token(token)
+        with self._idle_claimed() as connections:
+            for connection in connections:
+                self._re_auth_now(connection, token)
+
+    def _re_auth_now(self, connection: Any, token: Any) -> None:
+        connection.retry.call_with_retry(
+            lambda: connection.send_command("AUTH", token.try_get("oid"), token.get_value()),
+            self._mock,
+        )
+        connection.retry.call_with_retry(connection.read_response, self._mock)
+
+    def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
+        """Disconnect idle connections (to that address). None is lent meanwhile."""
+        with self._idle_claimed() as connections:
+            for connection in connections:
+                if self._should_update_connection(
+                    connection, "connected_address", moving_address_src
+                ):
+                    connection.disconnect()
+
+    def _get_pool_lock(self) -> Any:
+        return self._lock
+
+    def _get_free_connections(self) -> Iterable[Any]:
+        return self._idle()
+
+    def _get_in_use_connections(self) -> Iterable[Any]:
+        return set(self._lent())
+
+    # redis-py's private collections, as snapshots
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return self._idle()
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self._lent())
+
+    @property
+    def _created_connections(self) -> int:
+        stats = self._stats()
+        return stats["open"] + stats["opening"]
+
+    def stats(self) -> PoolStats:
+        """Return what the pool holds at this moment and has done so far."""
+        name = self.name or getattr(self, "_pool_id", None) or type(self).__name__
+        return PoolStats(name=name, **self._stats())
+
+
+def _should_reconnect(connection: Any) -> bool:
+    should_reconnect = getattr(connection, "should_reconnect", None)  # since redis-py 7.0
+    return should_reconnect is not None and should_reconnect()
+
+
+class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnectionPool):
+    """A pool whose callers wait: `redis.BlockingConnectionPool` on a compiled core.
+
+    timeout: seconds to wait for a connection (default 20; None: for ever), then
+        ConnectionPoolTimeoutError, a MaxConnectionsError. queue_class: LifoQueue
+        (default) or Queue, which decides the order; nothing is kept in it. Callers
+        are served first come, first served, once they have waited 5 ms.
+    """
+
+    _exhausted_text = "No connection available."
+
+    def __init__(
+        self,
+        max_connections: int = 50,
+        timeout: float | None = 20,
+        connection_class: Any = Connection,
+        queue_class: Any = queue.LifoQueue,
+        **kwargs: Any,
+    ) -> None:
+        self.queue_class = queue_class
+        self._in_maintenance = False
+        self._locked = False
+        kwargs.setdefault("order", options.order_of(queue_class))
+        ConnectionPool.__init__(
+            self, connection_class, max_connections, timeout=timeout, **kwargs
+        )
+
+    @property
+    def pool(self) -> Any:
+        """redis-py's queue as a snapshot: idle connections, and None for free slots."""
+        snapshot = self.queue_class(self.max_connections)
+        idle = self._idle()
+        for _ in range(self.max_connections - len(idle) - len(self._lent())):
+            snapshot.put_nowait(None)
+        for connection in idle:
+            snapshot.put_nowait(connection)
+        return snapshot
+
+    @property
+    def _connections(self) -> list[Any]:
+        return [*self._idle(), *self._lent()]
+
+    def set_in_maintenance(self, in_maintenance: bool) -> None:
+        """Note that a MOVING notification is handled. Checkout and return need not
+        stop meanwhile: a change of all connections claims each one it changes."""
+        self._in_maintenance = in_maintenance
+
+
+_live_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    """Let the child begin while it has one thread; locks may be held by none of it."""
+    for pool in list(_live_pools):
+        pool._after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_locks_after_fork)

@@ -1,0 +1,1 @@
+"""Command-line tools of cpool; they use the public API only."""

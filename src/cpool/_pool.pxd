@@ -1,0 +1,132 @@
+# cython: language_level=3
+"""A pool's compiled half: its slots, who waits for one, checkout and return. Layer 5."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "cp_clock.h" nogil:
+    const int64_t CP_FOREVER
+    const int64_t CP_NS_PER_MS
+    int64_t cp_clock_now()
+
+
+cdef extern from "cp_fork.h" nogil:
+    int cp_fork_watch()
+    uint32_t cp_fork_generation()
+
+
+cdef extern from "cp_slots.h" nogil:
+    const uint32_t CP_SLOT_NONE
+    ctypedef enum cp_slot_state:
+        CP_SLOT_EMPTY
+        CP_SLOT_OPENING
+        CP_SLOT_IDLE
+        CP_SLOT_BUSY
+        CP_SLOT_RETURNING
+    ctypedef struct cp_slot:
+        uint32_t generation
+    ctypedef struct cp_slots:
+        uint32_t max
+    void cp_slots_init(cp_slots *s, uint32_t max)
+    void cp_slots_free(cp_slots *s)
+    cp_slot *cp_slots_at(const cp_slots *s, uint32_t slot)
+    uint32_t cp_slots_grow_mpmc(cp_slots *s)
+    uint32_t cp_slots_used(const cp_slots *s)
+    uint32_t cp_slots_state(const cp_slots *s, uint32_t slot)
+    void cp_slots_set_state(cp_slots *s, uint32_t slot, cp_slot_state state)
+    bint cp_slots_claim_mpmc(cp_slots *s, uint32_t slot, cp_slot_state old, cp_slot_state new)
+
+
+cdef extern from "cp_idle.h" nogil:
+    ctypedef struct cp_idle:
+        pass
+    void cp_idle_init(cp_idle *list)
+    bint cp_idle_is_empty(const cp_idle *list)
+    void cp_idle_push_mpmc(cp_idle *list, cp_slots *slots, uint32_t slot)
+    uint32_t cp_idle_pop_mpmc(cp_idle *list, const cp_slots *slots)
+    uint32_t cp_idle_first(const cp_idle *list)
+    uint32_t cp_idle_after(const cp_slots *slots, uint32_t slot)
+
+
+cdef extern from "cp_waitq.h" nogil:
+    const int64_t CP_BARGE_NS
+    ctypedef struct cp_waiter:
+        int64_t since
+        uint32_t slot
+    ctypedef struct cp_waitq:
+        pass
+    void cp_waitq_init(cp_waitq *q)
+    void cp_waitq_destroy(cp_waitq *q)
+    bint cp_waitq_join(cp_waitq *q, cp_waiter *w, void *parker, int64_t now, uint32_t max)
+    bint cp_waitq_leave(cp_waitq *q, cp_waiter *w)
+    bint cp_waitq_look(cp_waitq *q, cp_waiter *w)
+    bint cp_waitq_deliver(cp_waitq *q, uint32_t slot, void **parker)
+    void *cp_waitq_nudge(cp_waitq *q)
+    void cp_waitq_push_fifo(cp_waitq *q, cp_slots *slots, uint32_t slot)
+    uint32_t cp_waitq_pop_fifo(cp_waitq *q, cp_slots *slots)
+    uint32_t cp_waitq_fifo_first(cp_waitq *q)
+    uint32_t cp_waitq_count(cp_waitq *q)
+    bint cp_waitq_may_barge(cp_waitq *q)
+
+
+cdef class Slots:
+    """The slots of a pool between two resets. States live in C; who is in a slot
+    lives in Python lists, where the garbage collector sees it."""
+    cdef cp_slots cells
+    cdef cp_idle idle           # IDLE slots, newest first (a FIFO pool's: in waitq)
+    cdef cp_idle empty          # EMPTY slots that were used before
+    cdef cp_waitq waiters
+    cdef bint fifo
+    cdef uint32_t generation    # connections of another one are closed when met
+    cdef list conns             # by slot: the connection while IDLE, else None
+    cdef list refs              # by slot: weak reference to its connection, or None
+    cdef dict numbers           # id(connection) -> slot, of connections not ours
+    cdef Home home              # what connections and finalisers know of this
+    # totals, see cpool.stats
+    cdef uint64_t checkouts, created, discarded, replaced, reclaimed, refused
+    cdef uint64_t waits, timeouts
+    cdef int64_t waited_ns, longest_wait_ns
+
+    cdef uint32_t take_idle(self) noexcept
+    cdef uint32_t take_empty(self) noexcept
+    cdef uint32_t take(self) noexcept
+    cdef uint32_t wait(self, int64_t timeout_ns, uint32_t max_waiting) except? 0xFFFFFFF0
+    cdef uint32_t wait_parked(self, cp_waiter *w, object parker, int64_t until) except? 0xFFFFFFF0
+    cdef int adopt(self, uint32_t slot, object connection) except -1
+    cdef int vacate(self, uint32_t slot) except -1
+    cdef object lend(self, uint32_t slot)
+    cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0
+    cdef int give_back(self, uint32_t slot, object connection) except -1
+    cdef int offer(self, uint32_t slot) except -1
+    cdef int reclaim(self, uint32_t slot, object ref, object key) except -1
+    cdef list idle_slots(self)
+    cdef int count(self, cp_slot_state state) noexcept
+
+
+cdef class Home:
+    """Outlives its slots: connections and finalisers hold it, no reference goes back."""
+    cdef void *slots            # borrowed; NULL once the slots are gone
+
+
+cdef class PoolBase:
+    """What the pools of `cpool.pool` are made of, beside redis-py's."""
+    cdef Slots slots
+    cdef uint32_t fork_generation   # when the slots were made
+    cdef int64_t timeout_ns         # how long an exhausted pool lets a caller wait
+    cdef uint32_t max_waiting
+    cdef int claims                 # idle slots that are being worked on, not lent
+    cdef dict metrics               # redis-py's recorder's globals, or None
+    cdef dict providers             # and its providers'
+    cdef object listeners           # the event dispatcher's mapping, or None
+    cdef object released_event      # AfterConnectionReleasedEvent, or None
+    cdef object reserved            # {thread id: slot} while make_connection() is
+                                    # somebody's override
+
+    cdef int check_fork(self) except -1
+    cdef bint metrics_off(self) except -1
+    cdef bint only_default_listener(self) except -1
+    cdef object checkout(self)
+    cdef object make_ready(self, Slots slots, uint32_t slot, object connection)
+    cdef uint32_t take_or_wait(self, Slots slots) except? 0xFFFFFFF0
+    cdef object open_in(self, Slots slots, uint32_t slot)
+    cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1

@@ -1,0 +1,542 @@
+# cython: language_level=3
+"""Slots and their states, checkout and return, waiting. No commands, no policy.
+
+A slot that is lent holds its connection weakly: a borrower that vanishes gives the
+slot back through the connection's own end. Finalisers run at any allocation, so
+nothing here calls into Python while it holds the queue's mutex, and counts are
+never kept: they are read off the states.
+"""
+
+import threading
+import weakref
+
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from cpool._conn cimport ConnBase, Session
+from cpool._wire cimport CP_PEEK_QUIET, ns_of
+
+cp_fork_watch()
+
+
+@cython.final
+cdef class Home:
+    pass
+
+
+@cython.internal
+@cython.final
+cdef class Reclaim:
+    """Called when a connection has ended: its slot, if it was lent, is free again."""
+    cdef Home home
+    cdef uint32_t slot
+    cdef object key
+
+    def __call__(self, ref):
+        if self.home.slots != NULL:
+            (<Slots>self.home.slots).reclaim(self.slot, ref, self.key)
+
+
+@cython.final
+cdef class Slots:
+    def __cinit__(self, uint32_t max_connections, bint fifo):
+        cp_slots_init(&self.cells, max_connections)
+        cp_idle_init(&self.idle)
+        cp_idle_init(&self.empty)
+        cp_waitq_init(&self.waiters)
+        self.fifo = fifo
+        self.conns = []
+        self.refs = []
+        self.numbers = {}
+        self.home = Home()
+        self.home.slots = <void *>self
+
+    def __dealloc__(self):
+        self.home.slots = NULL
+        cp_slots_free(&self.cells)
+
+    cdef uint32_t take_idle(self) noexcept:
+        """An idle slot, now BUSY and the caller's, or CP_SLOT_NONE."""
+        cdef uint32_t slot
+        if self.fifo:
+            slot = cp_waitq_pop_fifo(&self.waiters, &self.cells)
+        else:
+            slot = cp_idle_pop_mpmc(&self.idle, &self.cells)
+        if slot != CP_SLOT_NONE:
+            cp_slots_set_state(&self.cells, slot, CP_SLOT_BUSY)
+        return slot
+
+    cdef uint32_t take_empty(self) noexcept:
+        """A slot without a connection, now OPENING and the caller's, or CP_SLOT_NONE."""
+        cdef uint32_t slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
+        if slot == CP_SLOT_NONE:
+            slot = cp_slots_grow_mpmc(&self.cells)
+        if slot != CP_SLOT_NONE:
+            cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
+        return slot
+
+    cdef uint32_t take(self) noexcept:
+        """A slot without waiting, unless somebody has waited too long already."""
+        cdef uint32_t slot
+        if cp_waitq_count(&self.waiters) and not cp_waitq_may_barge(&self.waiters):
+            return CP_SLOT_NONE
+        slot = self.take_idle()
+        return self.take_empty() if slot == CP_SLOT_NONE else slot
+
+    cdef uint32_t wait(self, int64_t timeout_ns, uint32_t max_waiting) except? 0xFFFFFFF0:
+        """Join the queue. A slot as of take(), or CP_SLOT_NONE once the time is over.
+
+        An exception (a signal's handler raised) loses nothing: what was given to
+        this waiter in the meantime goes to the next."""
+        cdef cp_waiter w
+        cdef int64_t now = cp_clock_now()
+        cdef int64_t until = CP_FOREVER if timeout_ns > CP_FOREVER - now else now + timeout_ns
+        cdef uint32_t slot = CP_SLOT_NONE
+        parker = threading.Lock()  # gevent's and eventlet's own where they have patched it
+        parker.acquire()
+        if not cp_waitq_join(&self.waiters, &w, <void *>parker, now, max_waiting):
+            from cpool import errors
+
+            self.refused += 1
+            raise errors.too_many_waiting(max_waiting)
+        self.waits += 1
+        try:
+            slot = self.wait_parked(&w, parker, until)
+        finally:
+            if cp_waitq_leave(&self.waiters, &w):
+                if slot == CP_SLOT_NONE:
+                    slot = w.slot
+                else:
+                    self.offer(w.slot)
+            now = cp_clock_now() - now
+            self.waited_ns += now
+            self.longest_wait_ns = max(self.longest_wait_ns, now)
+        if slot == CP_SLOT_NONE:
+            self.timeouts += 1
+        return slot
+
+    cdef uint32_t wait_parked(self, cp_waiter *w, object parker,
+                              int64_t until) except? 0xFFFFFFF0:
+        """Park until served, or until a look at the idle list finds something.
+
+        The first look comes after joining (see the fence in cp_waitq.h), another
+        when a releaser nudges or the time to let newcomers pass is over."""
+        cdef int64_t now, barged = w.since + CP_BARGE_NS
+        cdef uint32_t slot
+        while True:
+            if cp_waitq_look(&self.waiters, w):
+                return CP_SLOT_NONE  # leave() tells which
+            slot = self.take_idle()
+            if slot == CP_SLOT_NONE:
+                slot = self.take_empty()
+            now = cp_clock_now()
+            if slot != CP_SLOT_NONE or now >= until:
+                return slot
+            park(parker, (min(until, barged) if now < barged else until) - now)
+
+    cdef int adopt(self, uint32_t slot, object connection) except -1:
+        """Put a new connection into a slot its caller owns."""
+        cdef Reclaim reclaim = Reclaim.__new__(Reclaim)
+        while <uint32_t>len(self.refs) <= slot:
+            self.refs.append(None)
+            self.conns.append(None)
+        reclaim.home = self.home
+        reclaim.slot = slot
+        if isinstance(connection, ConnBase):
+            (<ConnBase>connection).home = self.home
+            (<ConnBase>connection).slot = slot
+        else:
+            reclaim.key = id(connection)
+            self.numbers[reclaim.key] = slot
+        try:
+            self.refs[slot] = weakref.ref(connection, reclaim)
+        except TypeError:  # a foreign class that can't be referred to weakly
+            self.refs[slot] = lambda: connection
+        cp_slots_at(&self.cells, slot).generation = self.generation
+        self.created += 1
+        return 0
+
+    cdef int vacate(self, uint32_t slot) except -1:
+        """Take the connection out of a slot its caller owns; somebody else may open."""
+        cdef object connection = None
+        if slot < <uint32_t>len(self.refs):
+            connection = None if self.refs[slot] is None else self.refs[slot]()
+            self.refs[slot] = None
+            self.conns[slot] = None
+        if isinstance(connection, ConnBase):
+            (<ConnBase>connection).home = None
+        elif connection is not None:
+            self.numbers.pop(id(connection), None)
+        cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
+        return self.offer(slot)
+
+    cdef int reclaim(self, uint32_t slot, object ref, object key) except -1:
+        if slot >= <uint32_t>len(self.refs) or self.refs[slot] is not ref:
+            return 0
+        if key is not None:
+            self.numbers.pop(key, None)
+        self.refs[slot] = None
+        if cp_slots_claim_mpmc(&self.cells, slot, CP_SLOT_BUSY, CP_SLOT_OPENING):
+            self.reclaimed += 1
+            self.offer(slot)
+        return 0
+
+    cdef object lend(self, uint32_t slot):
+        """The connection of a slot that is BUSY and the caller's."""
+        cdef object connection = self.conns[slot]
+        self.conns[slot] = None
+        return connection
+
+    cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0:
+        """The slot of a connection of this pool, or CP_SLOT_NONE."""
+        if isinstance(connection, ConnBase):
+            if (<ConnBase>connection).home is self.home:
+                return (<ConnBase>connection).slot
+            return CP_SLOT_NONE
+        return self.numbers.get(id(connection), CP_SLOT_NONE)
+
+    cdef int give_back(self, uint32_t slot, object connection) except -1:
+        """Return a connection to its slot, which the caller owns."""
+        self.conns[slot] = connection
+        cp_slots_set_state(&self.cells, slot, CP_SLOT_BUSY)
+        return self.offer(slot)
+
+    cdef int offer(self, uint32_t slot) except -1:
+        """Pass on a slot the caller owns: BUSY with its connection, or OPENING, empty.
+
+        To the oldest waiter once newcomers may no longer pass it (an empty slot at
+        once: dialling takes its time anyway), else to the list of its kind."""
+        cdef void *parker = NULL
+        cdef bint empty = cp_slots_state(&self.cells, slot) == CP_SLOT_OPENING
+        if cp_waitq_count(&self.waiters) and (empty or not cp_waitq_may_barge(&self.waiters)):
+            if cp_waitq_deliver(&self.waiters, slot, &parker):
+                unpark(parker)
+                return 0
+        if empty:
+            cp_slots_set_state(&self.cells, slot, CP_SLOT_EMPTY)
+            cp_idle_push_mpmc(&self.empty, &self.cells, slot)
+        else:
+            cp_slots_set_state(&self.cells, slot, CP_SLOT_IDLE)
+            if self.fifo:
+                cp_waitq_push_fifo(&self.waiters, &self.cells, slot)
+            else:
+                cp_idle_push_mpmc(&self.idle, &self.cells, slot)
+        if cp_waitq_count(&self.waiters):
+            unpark(cp_waitq_nudge(&self.waiters))
+        return 0
+
+    cdef list idle_slots(self):
+        """Numbers of the idle slots, the next to be lent last."""
+        cdef list numbers = []
+        cdef uint32_t slot
+        slot = cp_waitq_fifo_first(&self.waiters) if self.fifo else cp_idle_first(&self.idle)
+        while slot != CP_SLOT_NONE:
+            numbers.append(slot)
+            slot = cp_idle_after(&self.cells, slot)
+        numbers.reverse()
+        return numbers
+
+    cdef int count(self, cp_slot_state state) noexcept:
+        cdef uint32_t slot
+        cdef int n = 0
+        for slot in range(cp_slots_used(&self.cells)):
+            n += cp_slots_state(&self.cells, slot) == <uint32_t>state
+        return n
+
+
+cdef int park(object parker, int64_t ns) except -1:
+    """Sleep at a parking place, without the GIL, until signalled or the time is over.
+
+    A signal's handler runs, and may raise."""
+    if ns > <int64_t>9_000_000_000_000_000_000:
+        parker.acquire()
+    else:
+        parker.acquire(True, min(ns / 1e9, threading.TIMEOUT_MAX))
+    return 0
+
+
+cdef int unpark(void *parker) except -1:
+    """Signal a parking place. It is there: its thread needs the GIL to leave it."""
+    if parker != NULL:
+        (<object>parker).release()
+    return 0
+
+
+# Functions of redis-py that compiled code may stand in for, set by cpool.pool.
+cdef dict ORIGINALS = {}
+
+
+def set_originals(functions):
+    """Tell which functions of redis-py's pools the core may stand in for, by name."""
+    ORIGINALS.update(functions)
+
+
+cdef class PoolBase:
+    """Checkout and return. Thread-safe; a fork is noticed at the next call."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.reserved = {}
+        self.max_waiting = 0xFFFFFFFF
+
+    def _set_waiting(self, timeout, max_waiting):
+        """How long callers of an exhausted pool wait (0: not at all), and how many may."""
+        self.timeout_ns = ns_of(timeout)
+        self.max_waiting = 0xFFFFFFFF if max_waiting is None else max_waiting
+
+    def _watch(self, metrics, providers, listeners, released_event):
+        """Where to see that nobody measures and nobody but redis-py listens."""
+        self.metrics = metrics
+        self.providers = providers
+        self.listeners = listeners
+        self.released_event = released_event
+
+    def _new_slots(self, max_connections, bint fifo):
+        """Begin anew with no connections; those that are lent are nobody's any more."""
+        self.slots = Slots(min(max_connections, 0x7FFFFFFF), fifo)
+        self.claims = 0
+        self.fork_generation = cp_fork_generation()
+
+    cdef int check_fork(self) except -1:
+        if self.fork_generation != cp_fork_generation():
+            self._after_fork()
+        return 0
+
+    def _is_forked(self):
+        return self.fork_generation != cp_fork_generation()
+
+    cdef bint metrics_off(self) except -1:
+        """Whether redis-py's recorder would do nothing, without asking it each time."""
+        if self.metrics is None:
+            return True
+        if self.metrics["_metrics_collector"] is not None:
+            return False
+        instance = self.providers["_observability_instance"]
+        return instance is None or instance._provider_manager is None
+
+    cdef bint only_default_listener(self) except -1:
+        """Whether a return has no listener but redis-py's own, which re-authenticates."""
+        if self.listeners is None:
+            return False
+        listeners = self.listeners.get(self.released_event)
+        return listeners is not None and len(listeners) == 1 \
+            and type(listeners[0]) in ORIGINALS["listeners"]
+
+    def get_connection(self, command_name=None, *keys, **options):
+        """Lend a connection: open, owed nothing, with nothing unread.
+
+        Raises MaxConnectionsError when all are lent (with `timeout`: after waiting,
+        ConnectionPoolTimeoutError), and what connecting raises; no slot is lost.
+        The arguments are redis-py's deprecated ones and have no effect."""
+        if command_name is not None or keys or options:
+            self._warn_of_arguments(command_name, keys, options)
+        return self.checkout() if self.metrics_off() else self._measured_checkout()
+
+    def _checkout(self):
+        return self.checkout()
+
+    cdef object checkout(self):
+        cdef Slots slots
+        cdef uint32_t slot
+        cdef object connection
+        cdef Session session
+        cdef char byte = 0
+        self.check_fork()
+        slots = self.slots
+        slot = slots.take()
+        if slot == CP_SLOT_NONE:
+            slot = self.take_or_wait(slots)
+        slots.checkouts += 1
+        if cp_slots_state(&slots.cells, slot) == CP_SLOT_OPENING:
+            return self.open_in(slots, slot)
+        connection = slots.lend(slot)
+        if isinstance(connection, ConnBase) and (<ConnBase>connection).pool_may_skip():
+            session = (<ConnBase>connection).session
+            if session.wire.by_fd and session.is_clean() \
+                    and not (<ConnBase>connection).reconnect \
+                    and cp_slots_at(&slots.cells, slot).generation == slots.generation \
+                    and session.wire.peek(&byte) == CP_PEEK_QUIET:
+                return connection
+        return self.make_ready(slots, slot, connection)
+
+    cdef object make_ready(self, Slots slots, uint32_t slot, object connection):
+        """Find out what is the matter with an idle connection, and mend it."""
+        try:
+            if cp_slots_at(&slots.cells, slot).generation != slots.generation:
+                cp_slots_at(&slots.cells, slot).generation = slots.generation
+                connection.disconnect()
+            if self._make_ready(connection):
+                slots.replaced += 1
+        except BaseException:
+            if not self.metrics_off():
+                self._note_failed_checkout()
+            self.release(connection)
+            raise
+        return connection
+
+    cdef uint32_t take_or_wait(self, Slots slots) except? 0xFFFFFFF0:
+        """A slot of an exhausted pool, waited for if the pool's options say so."""
+        cdef uint32_t slot = CP_SLOT_NONE
+        if self.timeout_ns != 0:
+            slot = slots.wait(self.timeout_ns, self.max_waiting)
+            if slot == CP_SLOT_NONE:
+                raise self._timed_out()
+            return slot
+        if self.claims:
+            with self._lock:  # idle ones are being closed: they come back in a moment
+                slot = slots.take()
+        if slot == CP_SLOT_NONE:
+            slots.refused += 1
+            raise self._exhausted()
+        return slot
+
+    cdef object open_in(self, Slots slots, uint32_t slot):
+        """Make and dial a connection in a slot that is OPENING and the caller's."""
+        cdef object connection = None
+        try:
+            connection = self._make_in(slot)
+            slots.adopt(slot, connection)
+            self._open(connection)
+        except BaseException:
+            if connection is None:
+                slots.vacate(slot)
+            else:  # it stays, not connected, as redis-py's does
+                cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
+                if not self.metrics_off():
+                    self._note_failed_checkout()
+                self.release(connection)
+            raise
+        cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
+        return connection
+
+    def _make_in(self, uint32_t slot):
+        """A connection for a slot that is set aside, by make_connection() if a
+        subclass has its own."""
+        if type(self).make_connection in ORIGINALS["make_connection"]:
+            return self._construct()
+        thread = threading.get_ident()
+        self.reserved[thread] = slot
+        try:
+            return self.make_connection()
+        finally:
+            self.reserved.pop(thread, None)
+
+    def make_connection(self):
+        """Make a connection, not yet dialled, that counts as lent.
+
+        Raises MaxConnectionsError when the pool has no slot for it."""
+        cdef Slots slots = self.slots
+        cdef uint32_t slot
+        if self.reserved and threading.get_ident() in self.reserved:
+            return self._construct()
+        self.check_fork()
+        slots = self.slots
+        slot = slots.take_empty()
+        if slot == CP_SLOT_NONE:
+            raise self._exhausted()
+        try:
+            connection = self._construct()
+            slots.adopt(slot, connection)
+        except BaseException:
+            slots.vacate(slot)
+            raise
+        cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
+        return connection
+
+    def release(self, connection):
+        """Take a connection back. One that is owed a reply, has unread bytes or was
+        left in a transaction, a watch or a subscription is closed first.
+
+        A connection that is not lent by this pool is ignored, so a second release
+        is harmless."""
+        cdef Slots slots
+        cdef uint32_t slot
+        self.check_fork()
+        slots = self.slots
+        slot = slots.number_of(connection)
+        if slot == CP_SLOT_NONE or slot >= cp_slots_used(&slots.cells) or \
+                not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+            return
+        self.put_back(slots, slot, connection)
+
+    cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1:
+        """Bring a connection that is being returned to rest, and pass its slot on."""
+        cdef bint keep = True
+        cdef ConnBase ours
+        if isinstance(connection, ConnBase):
+            ours = <ConnBase>connection
+            if ours.pool_may_skip() and not ours.reconnect and ours.re_auth_token is None \
+                    and ours.session.is_clean() and self.only_default_listener() \
+                    and type(self).owns_connection in ORIGINALS["owns_connection"] \
+                    and self.metrics_off():
+                return slots.give_back(slot, connection)
+        try:
+            keep = self._return(connection)
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            if keep:
+                slots.give_back(slot, connection)
+            else:
+                slots.vacate(slot)
+        return 0
+
+    def _count_discarded(self):
+        self.slots.discarded += 1
+
+    def _claim_idle(self):
+        """Take all idle connections off the list, the next to be lent last."""
+        cdef list connections = []
+        cdef uint32_t slot
+        self.claims += 1
+        while True:
+            slot = self.slots.take_idle()
+            if slot == CP_SLOT_NONE:
+                break
+            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_RETURNING)
+            connections.append((self.slots, slot, self.slots.lend(slot)))
+        connections.reverse()
+        return connections
+
+    def _end_claim(self, list claimed):
+        """Put claimed connections back in the order they were in."""
+        cdef Slots slots
+        for slots, slot, connection in claimed:
+            slots.give_back(slot, connection)
+        self.claims -= 1
+
+    def _idle(self):
+        """Idle connections, the next to be lent last."""
+        return [self.slots.conns[slot] for slot in self.slots.idle_slots()]
+
+    def _lent(self):
+        """Connections that are lent, or being opened or returned."""
+        cdef Slots slots = self.slots
+        cdef list found = []
+        cdef uint32_t slot, state
+        for slot in range(<uint32_t>len(slots.refs)):
+            state = cp_slots_state(&slots.cells, slot)
+            if state == CP_SLOT_EMPTY or state == CP_SLOT_IDLE or slots.refs[slot] is None:
+                continue
+            connection = slots.refs[slot]()
+            if connection is not None:
+                found.append(connection)
+        return found
+
+    def _next_generation(self):
+        """Close every connection at its next checkout or return, in O(1)."""
+        self.slots.generation += 1
+
+    def _stats(self):
+        """What cpool.stats.PoolStats is made of, by name."""
+        cdef Slots s = self.slots
+        cdef int idle = s.count(CP_SLOT_IDLE), opening = s.count(CP_SLOT_OPENING)
+        cdef int in_use = s.count(CP_SLOT_BUSY) + s.count(CP_SLOT_RETURNING)
+        return {
+            "open": idle + in_use, "idle": idle, "in_use": in_use, "opening": opening,
+            "waiting": cp_waitq_count(&s.waiters), "max_connections": s.cells.max,
+            "checkouts": s.checkouts, "created": s.created, "discarded": s.discarded,
+            "replaced": s.replaced, "reclaimed": s.reclaimed, "refused": s.refused,
+            "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited_ns / 1e9,
+            "longest_wait_s": s.longest_wait_ns / 1e9,
+        }

@@ -1,0 +1,147 @@
+# cython: language_level=3
+"""One socket: by its descriptor with the GIL released where nobody can tell, by
+its methods where somebody could (TLS, gevent, eventlet, mocks, patched sockets).
+
+Timeouts are read anew for each verb, because another thread may change them.
+"""
+
+import _socket
+
+try:
+    import ssl
+except ImportError:  # a Python without OpenSSL
+    ssl = None
+
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.string cimport memcpy
+
+# What a plain socket must still have for its descriptor to be used behind its
+# back: whoever has replaced one of these wants to see the calls.
+_VERBS = ("recv", "recv_into", "send", "sendall", "sendmsg")
+_PLAIN = {name: getattr(_socket.socket, name) for name in _VERBS}
+
+WOULD_BLOCK = (BlockingIOError,) if ssl is None else (
+    BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def is_plain(sock):
+    """Tell whether the core may use this socket's descriptor directly."""
+    cls = type(sock)
+    if not (isinstance(sock, _socket.socket) and cls.__module__ == "socket"
+            and cls.__name__ == "socket"):
+        return False
+    return all(getattr(cls, name) is _PLAIN[name] for name in _VERBS)
+
+
+cdef int64_t ns_of(object timeout_s) except -1:
+    """Nanoseconds of a Python timeout: None is for ever, negative is none left."""
+    cdef double seconds
+    if timeout_s is None:
+        return CP_FOREVER
+    seconds = timeout_s
+    if seconds <= 0:
+        return 0
+    if seconds > 9e9:
+        return CP_FOREVER
+    return max(<int64_t>(seconds * 1e9), 1)
+
+
+cdef class Wire:
+    """A connected socket. One borrower at a time; the socket stays its owner's."""
+
+    def __cinit__(self, sock):
+        self.raw.fd = -1
+        self.sock = sock
+        self.gettimeout = getattr(sock, "gettimeout", None)
+        if is_plain(sock):
+            self.guard = sock.makefile("rb", buffering=0)
+            self.by_fd = True
+            cp_wire_open(&self.raw, sock.fileno(), self.idle_ns())
+
+    @property
+    def uses_fd(self):
+        """Whether I/O goes by the descriptor, with the GIL released."""
+        return self.by_fd
+
+    cdef int64_t idle_ns(self) except -1:
+        """The socket's own timeout, as it is at this moment."""
+        cdef object timeout_s
+        if self.gettimeout is None:
+            return CP_FOREVER
+        timeout_s = self.gettimeout()
+        if timeout_s is not None and not isinstance(timeout_s, (float, int)):
+            return CP_FOREVER  # a mock
+        return ns_of(timeout_s)
+
+    cdef cp_peeked peek(self, char *byte) except *:
+        """What recv() would find now. Only for a descriptor."""
+        return cp_wire_peek(&self.raw, byte)
+
+    cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1:
+        """Receive by the socket's own method. Returns 0 at the end of the stream.
+
+        Raises what redis-py's parsers raise: its TimeoutError, ConnectionError for
+        a would-block that is none, OSError as the socket gave it.
+        """
+        cdef object before = None
+        cdef bint custom = self.gettimeout is not None and p.idle_ns != self.idle_ns()
+        if custom:
+            before = self.gettimeout()
+            self.sock.settimeout(None if p.idle_ns == CP_FOREVER else p.idle_ns / 1e9)
+        try:
+            return self.recv_some(to, room)
+        except WOULD_BLOCK as error:
+            raise from_would_block(error, p.idle_ns == 0) from None
+        except TimeoutError:
+            raise from_status(<int>CP_E_RTIMEOUT, 0) from None
+        finally:
+            if custom:
+                self.sock.settimeout(before)
+
+    cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1:
+        cdef object view
+        cdef bytes data
+        if hasattr(self.sock, "recv_into"):
+            view = PyMemoryView_FromMemory(to, <Py_ssize_t>room, PyBUF_WRITE)
+            try:
+                return self.sock.recv_into(view)
+            finally:
+                view.release()
+        data = self.sock.recv(room)
+        memcpy(to, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+        return PyBytes_GET_SIZE(data)
+
+    cdef bint readable_by_method(self) except -1:
+        """Whether recv() would find something (bytes, or the end) at this moment.
+
+        Asks the kernel where there is a descriptor, which blocks no event loop.
+        Some sockets cannot be asked; then the answer is "maybe", true."""
+        cdef object fileno = getattr(self.sock, "fileno", None)
+        cdef object number = fileno() if fileno is not None else -1
+        cdef cp_wire raw
+        cdef cp_patience none_left = cp_patience_of(0, CP_FOREVER)
+        cdef int err = 0
+        if type(number) is not int or number < 0:
+            return True
+        pending = getattr(self.sock, "pending", None)
+        if pending is not None and pending():
+            return True
+        raw.fd = number
+        return cp_wire_wait(&raw, &none_left, &err) != CP_E_RTIMEOUT
+
+
+cdef object from_status(int status, int err):
+    from cpool import errors
+
+    return errors.from_status(status, err)
+
+
+cdef object from_would_block(object error, bint none_left):
+    """A would-block error is "nothing there" only for who asked without waiting."""
+    from cpool import errors
+
+    if none_left:
+        return from_status(<int>CP_E_RTIMEOUT, 0)
+    return errors.read_blocked(error)
