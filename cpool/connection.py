@@ -14,6 +14,7 @@ import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis._parsers.socket import SocketBuffer
 from redis.retry import Retry
+from redis.utils import SENTINEL
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
 from cpool import _conn, _resp
@@ -35,7 +36,8 @@ _conn.set_originals(
         "re_auth": frozenset({_base.re_auth}),
         "check_health": frozenset({_base.check_health}),
         "call_with_retry": frozenset({Retry.call_with_retry}),
-    }
+    },
+    SENTINEL,
 )
 
 

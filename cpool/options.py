@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlparse
 import redis.connection
 import redis.exceptions
 
+from redis.connection import ConnectionPool as _RedisPool  # the original, whoever replaces it
+
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 # redis-py's own connection classes stand for ours, wherever they come from: a URL's
@@ -44,7 +46,7 @@ def max_connections(given: Any) -> int:
 @functools.cache
 def _default_max_connections() -> int:
     """What the installed redis-py allows when nothing is said."""
-    return int(redis.connection.ConnectionPool().max_connections)
+    return int(_RedisPool().max_connections)
 
 
 def one_of(option: str, value: Any, allowed: tuple[str, ...]) -> Any:

@@ -21,7 +21,7 @@ from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
 from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
 from redis.utils import warn_deprecated_arg_usage
 
-from cpool import _pool, errors, metrics, options
+from cpool import _conn, _pool, errors, metrics, options
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.stats import PoolStats
@@ -207,7 +207,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
     def _has_unread(self, connection: Any) -> bool:
         """Whether bytes wait that are not push frames for this connection's handlers."""
-        if hasattr(connection, "settle") and connection._session is not None:
+        if isinstance(connection, _conn.ConnBase) and connection.may_settle():
             return not connection.settle()
         if not connection.can_read():
             return False
@@ -316,6 +316,27 @@ def _should_reconnect(connection: Any) -> bool:
     return should_reconnect is not None and should_reconnect()
 
 
+class QueueView:
+    """A look at what redis-py's blocking pool keeps in a queue. Nothing can be put in
+    or taken out: the pool's slots are elsewhere."""
+
+    def __init__(self, items: list[Any], maxsize: int) -> None:
+        self.queue = items
+        self.maxsize = maxsize
+
+    def qsize(self) -> int:
+        """Return how many slots are not lent."""
+        return len(self.queue)
+
+    def empty(self) -> bool:
+        """Tell whether all slots are lent."""
+        return not self.queue
+
+    def full(self) -> bool:
+        """Tell whether no slot is lent."""
+        return len(self.queue) >= self.maxsize
+
+
 class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnectionPool):
     """A pool whose callers wait: `redis.BlockingConnectionPool` on a compiled core.
 
@@ -344,15 +365,11 @@ class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnection
         )
 
     @property
-    def pool(self) -> Any:
-        """redis-py's queue as a snapshot: idle connections, and None for free slots."""
-        snapshot = self.queue_class(self.max_connections)
+    def pool(self) -> QueueView:
+        """redis-py's queue as it would look now: None for free slots, then idle ones."""
         idle = self._idle()
-        for _ in range(self.max_connections - len(idle) - len(self._lent())):
-            snapshot.put_nowait(None)
-        for connection in idle:
-            snapshot.put_nowait(connection)
-        return snapshot
+        free = self.max_connections - len(idle) - len(self._lent())
+        return QueueView([None] * max(free, 0) + idle, self.max_connections)
 
     @property
     def _connections(self) -> list[Any]:

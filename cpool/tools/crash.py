@@ -123,7 +123,7 @@ class Crash:
 
     def _recovery(self) -> Recovery:
         stats = _stats_text(self._pool)
-        lost = lost_slots(self._pool, len(self._tallies))
+        lost = lost_slots(self._pool)
         if lost:
             self._problems.append(f"{lost} slots were lost")
         after = measure(self._pool, len(self._tallies), LOAD_BEFORE_KILL_S)
@@ -143,8 +143,9 @@ class Crash:
         )
 
 
-def lost_slots(pool: Any, expected: int) -> int:
-    """Borrow `expected` connections at once, give them back; return how many were refused."""
+def lost_slots(pool: Any) -> int:
+    """Borrow `max_connections` at once, give them back; return how many were refused."""
+    expected: int = pool.max_connections
     borrowed: list[Any] = []
     try:
         with contextlib.suppress(redis.ConnectionError):

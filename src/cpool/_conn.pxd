@@ -58,6 +58,7 @@ cdef class ConnBase:
     cdef Session session            # None: not connected, or not by our parser
     cdef object sock                # _sock
     cdef object parser              # _parser
+    cdef ParserBase reader          # the same if it is ours, else None
     cdef object inner_retry         # what was assigned to `retry`
     cdef object retry_view          # what reading `retry` gives, made on demand
     cdef object re_auth_token       # _re_auth_token

@@ -32,6 +32,7 @@ from cpool._wire cimport (
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
+    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 cdef extern from *:
     """
@@ -357,6 +358,7 @@ cdef const char *header(const char *p, size_t *size) noexcept:
 
 
 cdef object NEVER_GIVEN = object()
+cdef object SENTINEL = None  # redis-py's own "never given", set by cpool.connection
 
 
 cdef class ParserBase:
@@ -461,7 +463,7 @@ cdef class ParserBase:
             self.patched = is_patched(self, PARSER_VERBS)
 
     def __delattr__(self, name):
-        object.__delattr__(self, name)
+        generic_delattr(self, name, NULL)
         if name in PARSER_VERBS:
             self.patched = is_patched(self, PARSER_VERBS)
 
@@ -480,7 +482,9 @@ cdef bint is_patched(object instance, object names) except -1:
 
 cdef int64_t idle_of(Session s, object timeout) except -1:
     """The inactivity timeout of one read: as asked for, else the socket's own."""
-    return s.wire.idle_ns() if timeout is NEVER_GIVEN else ns_of(timeout)
+    if timeout is NEVER_GIVEN or timeout is SENTINEL:
+        return s.wire.idle_ns()
+    return ns_of(timeout)
 
 
 cdef bint can_read_fd(Session s, cp_patience *p) except -1:
@@ -550,9 +554,12 @@ cdef object OBSERVED = frozenset((
 ))
 
 
-def set_originals(functions):
-    """Tell which functions of redis-py the core may stand in for, by name."""
+def set_originals(functions, sentinel):
+    """Tell which functions of redis-py the core may stand in for, by name, and the
+    object it takes for an argument that was not given."""
+    global SENTINEL
     ORIGINALS.update(functions)
+    SENTINEL = sentinel
 
 
 cdef bint is_original(object cls, str name, bint behind_base) except -1:
@@ -625,7 +632,7 @@ cdef class ConnBase:
             self.patched = is_patched(self, OBSERVED)
 
     def __delattr__(self, name):
-        object.__delattr__(self, name)
+        generic_delattr(self, name, NULL)
         if name in OBSERVED:
             self.patched = is_patched(self, OBSERVED)
 
@@ -659,10 +666,12 @@ cdef class ConnBase:
     @_parser.setter
     def _parser(self, value):
         self.parser = value
+        self.reader = value if isinstance(value, ParserBase) else None
 
     @_parser.deleter
     def _parser(self):
         self.parser = NEVER_GIVEN
+        self.reader = None
 
     @property
     def retry(self):
@@ -833,10 +842,11 @@ cdef class ConnBase:
         cdef object reply
         if self.rehearsing:
             return self.rehearsed_reply()
-        if s is None or (self.gates() & GATE_READ) == 0 or (<ParserBase>self.parser).patched:
+        if s is None or (self.gates() & GATE_READ) == 0 or self.reader is None \
+                or self.reader.patched:
             return self.read_by_redis(disable_decoding, timeout, disconnect_on_error,
                                       push_request)
-        parser = <ParserBase>self.parser
+        parser = self.reader
         try:
             reply = parser.read(s, not disable_decoding, push_request, idle_of(s, timeout))
         except BaseException as error:
@@ -931,7 +941,12 @@ cdef class ConnBase:
         self._parser.on_connect(self)
         return (self.session is not None and self.session.wire.by_fd
                 and (self.gates() & (GATE_SEND | GATE_READ)) == GATE_SEND | GATE_READ
-                and type(self.packer) is Packer and not (<ParserBase>self.parser).patched)
+                and type(self.packer) is Packer and self.reader is not None
+                and not self.reader.patched)
+
+    def may_settle(self):
+        """Whether settle() can do what connect() and can_read() are for at a checkout."""
+        return self.pool_may_skip()
 
     def settle(self):
         """Bring an idle connection to rest: hand out pushes that came in meanwhile.
@@ -940,9 +955,9 @@ cdef class ConnBase:
         cdef Session s = self.session
         cdef cp_patience p
         cdef ParserBase parser
-        if s is None or s.owed or s.flags:
+        parser = self.reader
+        if s is None or s.owed or s.flags or parser is None:
             return False
-        parser = self.parser
         while self.session is s and parser.can_read(0):
             p = cp_patience_of(PUSH_REST_NS, CP_FOREVER)
             reply = s.next_reply(True, &p)

@@ -78,9 +78,11 @@ cdef class Slots:
     cdef cp_waitq waiters
     cdef bint fifo
     cdef uint32_t generation    # connections of another one are closed when met
-    cdef list conns             # by slot: the connection while IDLE, else None
-    cdef list refs              # by slot: weak reference to its connection, or None
-    cdef dict numbers           # id(connection) -> slot, of connections not ours
+    cdef list conns             # by slot: its connection while it is not lent (one
+                                # of a foreign class: always), else None
+    cdef list refs              # by slot: weak reference to its connection if it is
+                                # ours, else None
+    cdef dict numbers           # id(connection) -> slot, of foreign connections
     cdef Home home              # what connections and finalisers know of this
     # totals, see cpool.stats
     cdef uint64_t checkouts, created, discarded, replaced, reclaimed, refused
@@ -98,7 +100,8 @@ cdef class Slots:
     cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0
     cdef int give_back(self, uint32_t slot, object connection) except -1
     cdef int offer(self, uint32_t slot) except -1
-    cdef int reclaim(self, uint32_t slot, object ref, object key) except -1
+    cdef int reclaim(self, uint32_t slot, object ref) except -1
+    cdef object connection_in(self, uint32_t slot)
     cdef list idle_slots(self)
     cdef int count(self, cp_slot_state state) noexcept
 

@@ -30,11 +30,10 @@ cdef class Reclaim:
     """Called when a connection has ended: its slot, if it was lent, is free again."""
     cdef Home home
     cdef uint32_t slot
-    cdef object key
 
     def __call__(self, ref):
         if self.home.slots != NULL:
-            (<Slots>self.home.slots).reclaim(self.slot, ref, self.key)
+            (<Slots>self.home.slots).reclaim(self.slot, ref)
 
 
 @cython.final
@@ -145,36 +144,38 @@ cdef class Slots:
         if isinstance(connection, ConnBase):
             (<ConnBase>connection).home = self.home
             (<ConnBase>connection).slot = slot
-        else:
-            reclaim.key = id(connection)
-            self.numbers[reclaim.key] = slot
-        try:
             self.refs[slot] = weakref.ref(connection, reclaim)
-        except TypeError:  # a foreign class that can't be referred to weakly
-            self.refs[slot] = lambda: connection
+        else:  # a foreign class is held as redis-py holds it
+            self.numbers[id(connection)] = slot
+            self.conns[slot] = connection
         cp_slots_at(&self.cells, slot).generation = self.generation
         self.created += 1
         return 0
 
     cdef int vacate(self, uint32_t slot) except -1:
         """Take the connection out of a slot its caller owns; somebody else may open."""
-        cdef object connection = None
-        if slot < <uint32_t>len(self.refs):
-            connection = None if self.refs[slot] is None else self.refs[slot]()
-            self.refs[slot] = None
-            self.conns[slot] = None
+        cdef object connection = self.connection_in(slot)
         if isinstance(connection, ConnBase):
             (<ConnBase>connection).home = None
         elif connection is not None:
             self.numbers.pop(id(connection), None)
+        if slot < <uint32_t>len(self.refs):
+            self.refs[slot] = self.conns[slot] = None
         cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
         return self.offer(slot)
 
-    cdef int reclaim(self, uint32_t slot, object ref, object key) except -1:
-        if slot >= <uint32_t>len(self.refs) or self.refs[slot] is not ref:
+    cdef object connection_in(self, uint32_t slot):
+        """The connection of a slot whatever its state, or None."""
+        if slot >= <uint32_t>len(self.refs):
+            return None
+        if self.conns[slot] is not None:
+            return self.conns[slot]
+        return None if self.refs[slot] is None else self.refs[slot]()
+
+    cdef int reclaim(self, uint32_t slot, object ref) except -1:
+        """A lent connection has ended without a return."""
+        if self.refs[slot] is not ref:
             return 0
-        if key is not None:
-            self.numbers.pop(key, None)
         self.refs[slot] = None
         if cp_slots_claim_mpmc(&self.cells, slot, CP_SLOT_BUSY, CP_SLOT_OPENING):
             self.reclaimed += 1
@@ -182,9 +183,11 @@ cdef class Slots:
         return 0
 
     cdef object lend(self, uint32_t slot):
-        """The connection of a slot that is BUSY and the caller's."""
+        """The connection of a slot that is BUSY and the caller's: ours is from now on
+        held by its borrower alone."""
         cdef object connection = self.conns[slot]
-        self.conns[slot] = None
+        if isinstance(connection, ConnBase):
+            self.conns[slot] = None
         return connection
 
     cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0:
@@ -277,6 +280,7 @@ cdef class PoolBase:
     def __cinit__(self, *args, **kwargs):
         self.reserved = {}
         self.max_waiting = 0xFFFFFFFF
+        self.slots = Slots(0, False)  # for a pool whose __init__ has failed
 
     def _set_waiting(self, timeout, max_waiting):
         """How long callers of an exhausted pool wait (0: not at all), and how many may."""
@@ -516,9 +520,9 @@ cdef class PoolBase:
         cdef uint32_t slot, state
         for slot in range(<uint32_t>len(slots.refs)):
             state = cp_slots_state(&slots.cells, slot)
-            if state == CP_SLOT_EMPTY or state == CP_SLOT_IDLE or slots.refs[slot] is None:
+            if state == CP_SLOT_EMPTY or state == CP_SLOT_IDLE:
                 continue
-            connection = slots.refs[slot]()
+            connection = slots.connection_in(slot)
             if connection is not None:
                 found.append(connection)
         return found
