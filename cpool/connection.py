@@ -7,6 +7,7 @@ as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
 
 from __future__ import annotations
 
+import inspect
 import socket
 from typing import Any
 
@@ -88,16 +89,13 @@ class JoinedRetry(_conn.RetryBase, Retry):
 class _ConnectionMixin(_conn.ConnBase):
     """What the three connection classes add to redis-py's."""
 
-    def __init__(
+    def _set_limits(
         self,
-        *args: Any,
         max_bulk_bytes: int = _resp.DEFAULT_MAX_BULK_BYTES,
         max_nesting_depth: int = _resp.DEFAULT_MAX_DEPTH,
-        **kwargs: Any,
     ) -> None:
         self.max_bulk_bytes = _positive("max_bulk_bytes", max_bulk_bytes)
         self.max_nesting_depth = _positive("max_nesting_depth", max_nesting_depth)
-        super().__init__(*args, **kwargs)
 
     def set_parser(self, parser_class: type) -> None:
         """Make the connection's parser: the compiled one in place of redis-py's
@@ -176,6 +174,31 @@ class _ConnectionMixin(_conn.ConnBase):
             raise redis.exceptions.ConnectionError(self._error_message(error)) from error
 
 
+_LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
+
+
+def _constructor(redis_class: type) -> Any:
+    """An `__init__` that takes our limits besides what redis-py's class takes, and
+    shows redis-py's signature to those who look (kombu builds its arguments by it)."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._set_limits(**{name: kwargs.pop(name) for name in _LIMITS & kwargs.keys()})
+        super(_ConnectionMixin, self).__init__(*args, **kwargs)
+
+    theirs = inspect.signature(redis_class.__init__)  # type: ignore[misc]
+    ours = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(_ConnectionMixin._set_limits).parameters.items()
+        if name in _LIMITS
+    ]
+    *given, rest = theirs.parameters.values()
+    __init__.__signature__ = theirs.replace(  # type: ignore[attr-defined]
+        parameters=[*given, *ours, rest]
+    )
+    __init__.__doc__ = redis_class.__init__.__doc__  # type: ignore[misc]
+    return __init__
+
+
 def _positive(option: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f'"{option}" must be a positive integer')
@@ -189,6 +212,7 @@ class Connection(_ConnectionMixin, redis.connection.Connection):
     `max_nesting_depth` (default 512); a reply beyond them raises InvalidResponse.
     """
 
+    __init__ = _constructor(redis.connection.Connection)
     host = _conn.host_property
 
 
@@ -197,8 +221,12 @@ class SSLConnection(Connection, redis.connection.SSLConnection):
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
 
+    __init__ = _constructor(redis.connection.SSLConnection)
+
 
 class UnixDomainSocketConnection(
     _ConnectionMixin, redis.connection.UnixDomainSocketConnection
 ):
     """A connection by unix socket: `redis.UnixDomainSocketConnection`."""
+
+    __init__ = _constructor(redis.connection.UnixDomainSocketConnection)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import redis.sentinel
+from redis.exceptions import ConnectionError, ReadOnlyError
+from redis.utils import SENTINEL
 
 from cpool.connection import Connection, SSLConnection
 from cpool.pool import ConnectionPool
@@ -16,12 +18,35 @@ __all__ = [
 ]
 
 
-class SentinelManagedConnection(redis.sentinel.SentinelManagedConnection, Connection):
+class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnection):
     """A connection that asks the sentinels where to connect."""
+
+    def read_response(
+        self,
+        disable_decoding: bool = False,
+        *,
+        timeout: Any = SENTINEL,
+        disconnect_on_error: bool | None = False,
+        push_request: bool | None = False,
+    ) -> Any:
+        """Read one reply. A READONLY error from what should be a master means that it
+        no longer is one: the next use asks the sentinels again."""
+        try:
+            return super().read_response(
+                disable_decoding=disable_decoding,
+                timeout=timeout,
+                disconnect_on_error=disconnect_on_error,
+                push_request=push_request,
+            )
+        except ReadOnlyError:
+            if not self.connection_pool.is_master:
+                raise
+            self.disconnect()
+            raise ConnectionError("The previous master is now a slave") from None
 
 
 class SentinelManagedSSLConnection(
-    redis.sentinel.SentinelManagedSSLConnection, SentinelManagedConnection, SSLConnection
+    SentinelManagedConnection, SSLConnection, redis.sentinel.SentinelManagedSSLConnection
 ):
     """A TLS connection that asks the sentinels where to connect."""
 

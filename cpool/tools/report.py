@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ SIDES = {
     CPOOL: "cpool.ConnectionPool",
 }
 SHOWN_PROBLEMS = 10
+PLAIN_WIDTH = 99
 
 Results = dict[tuple[str, int], list[Round]]
 Step = Callable[[str], None]
@@ -151,8 +153,13 @@ def plain_table(header: list[str], rows: list[list[str]]) -> str:
 
 def print_plain(report: Report) -> None:
     """Print the report as plain text."""
-    print(report.title, "", plain_table(report.header(), list(report.rows())), "", sep="\n")
-    print(*report.notes(), "", *report.verdict(), sep="\n")
+    print(_wrapped(report.title), "", sep="\n")
+    print(plain_table(report.header(), list(report.rows())), "", sep="\n")
+    print(*map(_wrapped, report.notes()), "", *report.verdict(), sep="\n")
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, PLAIN_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def print_rich(report: Report) -> None:

@@ -31,7 +31,7 @@ _BIND_ATTEMPTS = 5
 
 # Ends the server when its owner is gone, however it went: the pipe on stdin is
 # at its end only then. A signal handler or atexit alone would miss SIGKILL.
-_WATCHDOG = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
+_WATCHDOG = 'read -r _; kill -9 "$1" 2>/dev/null; PATH=/usr/bin:/bin rm -rf "$2"'
 
 
 class ServerError(RuntimeError):

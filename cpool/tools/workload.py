@@ -130,7 +130,7 @@ def measure(pool: Any, threads: int, slice_s: float) -> Round:
     return _make_round(tallies, counter)
 
 
-def run_threads(work: Callable[[int], None], tallies: list[Tally]) -> None:
+def run_threads(work: Callable[[int], object], tallies: list[Tally]) -> None:
     """Run `work(thread)` on a thread for each tally; note in it what was raised."""
 
     def guarded(thread: int) -> None:

@@ -1,0 +1,436 @@
+"""What every benchmark shares: options, fresh processes, paired rounds, tables and bars.
+
+A benchmark is a file with a `run(args, report)` that measures and a `work(task)` that does
+one measured piece and returns plain data. `main(...)` ties them to the command line. The
+same file started with `--worker TASK` only does that piece: this is how each side of a
+comparison gets a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Task = dict[str, Any]
+Result = dict[str, Any]
+Pair = dict[str, Result]
+Work = Callable[[Task], Result]
+
+BENCH_DIR = Path(__file__).resolve().parent
+PEER, OURS = "redis-py", "cpool"
+SIDES = (PEER, OURS)
+KEY, VALUE = "bench:key64", b"x" * 64
+EXIT_OK, EXIT_BAR_MISSED, EXIT_CANNOT_RUN, EXIT_FAILED = 0, 1, 2, 3
+WORKER_LIMIT_S = 600.0
+REPORT_WIDTH = 132
+BUSY_LIMIT_PERCENT, BUSY_LOOK_S = 10, 0.3
+NOISE_VARIABLE = "CPOOL_BENCH_NOISE"
+
+
+class CannotRun(Exception):
+    """Say why a benchmark cannot be run here; the process then ends with exit code 2."""
+
+
+class BenchmarkFailed(Exception):
+    """Say what went wrong or was wrong; the process then ends with exit code 3."""
+
+
+# ---- the two sides ------------------------------------------------------------------------
+
+
+def noise_run() -> bool:
+    """Tell whether redis-py stands on both sides, to learn how far equals differ here."""
+    return bool(os.environ.get(NOISE_VARIABLE))
+
+
+def side_module(side: str) -> ModuleType:
+    """Return the module whose pool classes the given side uses."""
+    name = "redis" if side == PEER or noise_run() else "cpool"
+    return importlib.import_module(name)
+
+
+def open_pool(side: str, url: str, kind: str = "ConnectionPool", **options: Any) -> Any:
+    """Make a pool of one side from a URL, everything not named left at its default."""
+    return getattr(side_module(side), kind).from_url(url, **options)
+
+
+def require_sides() -> None:
+    """Raise CannotRun unless redis-py, hiredis and cpool can be imported."""
+    require_module("redis", "pip install redis")
+    require_module("hiredis", "redis-py is measured with its fastest parser: pip install hiredis")
+    require_module("cpool", "build and install it first: pip install -e '.[bench]'")
+
+
+def require_module(name: str, remedy: str) -> ModuleType:
+    """Import a module or raise CannotRun with the reason and the remedy."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a stale build fails in many ways
+        reason = f"{type(error).__name__}: {error}"
+        raise CannotRun(f"{name} is not importable ({reason}); {remedy}") from error
+
+
+# ---- statistics ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Hold the median and the extremes of one figure over the rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, digits: int = 2) -> str:
+        low, high = f"{self.lowest:,.{digits}f}", f"{self.highest:,.{digits}f}"
+        return f"{self.median:,.{digits}f} ({low}-{high})"
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile of values that are already sorted."""
+    if not ordered:
+        raise ValueError("no values")
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, min(len(ordered), int(rank)) - 1)]
+
+
+def figures(pairs: Sequence[Pair], side: str, metric: str) -> Spread:
+    """Return one side's figure over all rounds."""
+    return Spread.of([pair[side][metric] for pair in pairs])
+
+
+def gain(pairs: Sequence[Pair], metric: str, *, smaller_is_better: bool = False) -> Spread:
+    """Return how many times better cpool did, one ratio per round, then their median."""
+    over, under = (PEER, OURS) if smaller_is_better else (OURS, PEER)
+    return Spread.of([pair[over][metric] / pair[under][metric] for pair in pairs])
+
+
+# ---- processes and rounds -----------------------------------------------------------------
+
+
+def call_worker(
+    script: str,
+    task: Task,
+    *,
+    before: Sequence[str] = (),
+    interpreter: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+) -> Result:
+    """Do one task in a fresh process of the script; `before` may name a wrapper as valgrind."""
+    command = [*before, sys.executable, *interpreter, script, "--worker", json.dumps(task)]
+    path = os.pathsep.join(p for p in (str(BENCH_DIR), os.environ.get("PYTHONPATH", "")) if p)
+    full_env = {**os.environ, "PYTHONPATH": path, **(env or {})}
+    try:
+        done = subprocess.run(
+            command, env=full_env, capture_output=True, text=True, timeout=WORKER_LIMIT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkFailed(f"a worker took more than {WORKER_LIMIT_S:g} s on {task}") from error
+    if done.returncode != 0:
+        raise BenchmarkFailed(f"a worker failed on {task}:\n{done.stderr.strip()[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def paired_rounds(
+    measure: Callable[[str], Result], rounds: int, label: str, sides: Sequence[str] = SIDES
+) -> list[Pair]:
+    """Measure the sides in turn; every second round in reverse order, so drift cancels out."""
+    pairs = []
+    for number in range(rounds):
+        pair = {}
+        for side in sides if number % 2 == 0 else tuple(reversed(sides)):
+            progress(f"{label}: round {number + 1}/{rounds}, {side}")
+            pair[side] = measure(side)
+        pairs.append(pair)
+    progress("")
+    return pairs
+
+
+def measurer(
+    args: argparse.Namespace, script: str, work: Work, task: Task, interpreter: Sequence[str] = ()
+) -> Callable[[str], Result]:
+    """Return the function that measures one side, in a fresh process unless --together."""
+
+    cpus = client_cpus() if args.pin else None
+
+    def measure(side: str) -> Result:
+        full = {"cpus": cpus, **task, "side": side}
+        if args.together and not interpreter:
+            with bound_to(full["cpus"]):
+                return work(full)
+        return call_worker(script, full, interpreter=interpreter)
+
+    return measure
+
+
+def progress(text: str) -> None:
+    """Show on a terminal's stderr what is going on."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+# ---- pinning ------------------------------------------------------------------------------
+
+
+def client_cpus() -> list[int] | None:
+    """Return all CPUs but the last, which --pin leaves to the server; None with only one."""
+    return usable_cpus()[:-1] or None
+
+
+def usable_cpus() -> list[int]:
+    """Return the CPUs processes can be bound to here, an empty list if none can."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+@contextlib.contextmanager
+def bound_to(cpus: Sequence[int] | None, pid: int = 0) -> Iterator[None]:
+    """Bind a process (0: this one) to some CPUs for a while; None leaves it free."""
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(pid)
+    os.sched_setaffinity(pid, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(pid, before)
+
+
+# ---- the report ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Compare one figure with the limit it has to keep."""
+
+    name: str
+    value: float
+    sense: str
+    limit: float
+    unit: str = ""
+    wanted: float | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
+
+    def verdict(self) -> str:
+        met = "met" if self.met else "NOT MET"
+        short_of = self.wanted is not None and self.met and self.value < self.wanted
+        return f"{met}, wanted {self.wanted:g}" if short_of else met
+
+    def text(self) -> str:
+        return f"{self.sense} {self.limit:g}{self.unit} {self.verdict()}"
+
+    def figure(self) -> str:
+        digits = 0 if abs(self.value) >= 100 else 3
+        return f"{self.value:,.{digits}f}{self.unit}"
+
+
+@dataclass
+class Report:
+    """Collect what a benchmark found, print it as it comes, write it as JSON at the end."""
+
+    name: str
+    method: str
+    options: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=dict)
+    bars: list[Bar] = field(default_factory=list)
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def head(self) -> None:
+        print(f"== {self.name}\n{self.method.strip()}\n", flush=True)
+        if noise_run():
+            print("NOISE RUN: redis-py's classes stand on both sides, in cpool's place too\n")
+
+    def on_machine(self, url: str | None) -> None:
+        self.machine = machine(url)
+        print(", ".join(f"{name} {value}" for name, value in self.machine.items()), flush=True)
+        if self.machine["busy %"] > BUSY_LIMIT_PERCENT:
+            print("WARNING: other work is running; ratios of times are not to be trusted")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        print_table(title, columns, rows)
+
+    def bar(
+        self,
+        name: str,
+        value: float,
+        sense: str,
+        limit: float,
+        unit: str = "",
+        wanted: float | None = None,
+    ) -> str:
+        """Note a bar and return it as the text of a table's cell."""
+        self.bars.append(Bar(name, value, sense, limit, unit, wanted))
+        return self.bars[-1].text()
+
+    def finish(self, args: argparse.Namespace) -> int:
+        met = sum(bar.met for bar in self.bars)
+        print(f"bars met: {met} of {len(self.bars)}\n", flush=True)
+        if args.json:
+            Path(args.json).write_text(json.dumps(self.as_data(), indent=1) + "\n")
+        return EXIT_BAR_MISSED if args.check and met < len(self.bars) else EXIT_OK
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.name,
+            "method": self.method,
+            "options": self.options,
+            "machine": self.machine,
+            "bars": [{**asdict(bar), "met": bar.met} for bar in self.bars],
+            "raw": self.raw,
+        }
+
+
+def machine(url: str | None) -> dict[str, Any]:
+    """Describe what the figures were measured on."""
+    import hiredis
+    import redis
+
+    facts: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "busy %": busy_percent(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "redis-py": redis.__version__,
+        "hiredis": hiredis.__version__,
+        "cpool": importlib.import_module("cpool").__version__,
+    }
+    if url is not None:
+        with redis.Redis.from_url(url) as client:
+            info = client.info("server")
+        valkey = info.get("valkey_version")
+        facts["server"] = f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
+    return facts
+
+
+def busy_percent() -> int:
+    """Return how busy all CPUs are with other things just before the start (Linux, else 0)."""
+    try:
+        before = cpu_ticks()
+        time.sleep(BUSY_LOOK_S)
+        after = cpu_ticks()
+    except OSError:
+        return 0
+    passed = [b - a for a, b in zip(before, after, strict=True)]
+    idle = passed[3] + passed[4]
+    return round(100 * (1 - idle / max(1, sum(passed))))
+
+
+def cpu_ticks() -> list[int]:
+    """Return the ticks of user, nice, system, idle, iowait, irq, softirq and steal time."""
+    first = Path("/proc/stat").read_text().split("\n", 1)[0]
+    return [int(word) for word in first.split()[1:9]]
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "?")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print with rich if it is installed, else in plain columns."""
+    if importlib.util.find_spec("rich") is None:
+        print_plain_table(title, columns, rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else REPORT_WIDTH).print(table)
+
+
+def print_plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    print(f"\n{title}")
+    for row in (columns, ["-" * width for width in widths], *rows):
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join((first, *rest)), flush=True)
+
+
+# ---- the command line ---------------------------------------------------------------------
+
+
+def common_options(doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="few and short rounds: a look, not a result")
+    add("--json", metavar="FILE", help="write all raw figures there")
+    add("--check", action="store_true", help="exit with 1 if a bar is not met")
+    add("--rounds", type=int, help="number of paired rounds")
+    add("--server", metavar="PATH", help="server program to start")
+    add("--url", help="use a server that is already running")
+    add("--together", action="store_true", help="both sides in this process, not in fresh ones")
+    add("--noise", action="store_true", help="measure redis-py against itself instead of cpool")
+    add("--pin", action="store_true", help="bind the server to the last CPU, clients to the rest")
+    return parser
+
+
+def main(
+    script: str,
+    doc: str,
+    run: Callable[[argparse.Namespace, Report], None],
+    work: Work,
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Run a benchmark from the command line, or one piece of it for `--worker`."""
+    if sys.argv[1:2] == ["--worker"]:
+        return main_worker(work, json.loads(sys.argv[2]))
+    parser = common_options(doc)
+    if add_options is not None:
+        add_options(parser)
+    args = parser.parse_args()
+    if args.noise:
+        os.environ[NOISE_VARIABLE] = "1"
+    report = Report(Path(script).stem, doc, vars(args))
+    try:
+        require_sides()
+        report.head()
+        started_s = time.monotonic()
+        run(args, report)
+        report.raw["took_s"] = round(time.monotonic() - started_s, 1)
+    except (CannotRun, BenchmarkFailed) as error:
+        progress("")
+        cannot = isinstance(error, CannotRun)
+        print(f"{report.name} {'cannot run' if cannot else 'failed'}: {error}", file=sys.stderr)
+        return EXIT_CANNOT_RUN if cannot else EXIT_FAILED
+    return report.finish(args)
+
+
+def main_worker(work: Work, task: Task) -> int:
+    with bound_to(task.get("cpus")):
+        print(json.dumps(work(task)))
+    return EXIT_OK

@@ -1,0 +1,233 @@
+"""User-space instructions per GET, and per checkout and return: exact counts by callgrind.
+
+Method: a process under valgrind imports everything and forks children; each makes a client of
+one side (plain redis.Redis, only the pool replaced), warms it up on a real server and does a
+short or a long run of the same operation. The difference of the two counts, divided by the
+difference of their lengths, is the cost of one operation: starting, connecting and warming up
+cancel out. Counts repeat to within 1 %, whatever else the machine does, so they serve as a
+gate: instructions.json keeps them per Python, redis-py, hiredis and CPU architecture, and a
+count of ours more than 3 % above the kept one is a bar not met. --update writes the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _common import (
+    BENCH_DIR,
+    KEY,
+    OURS,
+    PEER,
+    SIDES,
+    BenchmarkFailed,
+    CannotRun,
+    Report,
+    Result,
+    Task,
+    call_worker,
+    main,
+    noise_run,
+    open_pool,
+    progress,
+    side_module,
+)
+from _server import bench_server
+
+STORE = BENCH_DIR / "instructions.json"
+GET_BAR, TOLERANCE = 0.40, 0.03
+WARM_UP = 100
+OPERATIONS = {"get": "GET of 64 bytes", "checkout": "get_connection + release"}
+Counts = dict[str, dict[str, float]]
+
+
+# ---- under valgrind -----------------------------------------------------------------------
+
+
+def work(task: Task) -> Result:
+    """Fork one child per run; return which process id did what."""
+    side_module(task["side"])
+    gc.collect()
+    gc.freeze()
+    children = []
+    for operation in OPERATIONS:
+        for length in task["lengths"] * task["repeats"]:
+            pid = fork_run(task, operation, length)
+            children.append({"operation": operation, "length": length, "pid": pid})
+    return {"children": children}
+
+
+def fork_run(task: Task, operation: str, length: int) -> int:
+    """Do one run in a child; return its process id once it has ended well."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            run_operation(task, operation, length)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise RuntimeError(f"the child for {operation} x {length} failed")
+    return pid
+
+
+def run_operation(task: Task, operation: str, length: int) -> None:
+    import redis
+
+    pool = open_pool(task["side"], task["url"])
+    client = redis.Redis(connection_pool=pool)
+    for _ in range(WARM_UP):
+        client.get(KEY)
+    repeat = {"get": repeat_get, "checkout": repeat_checkout}[operation]
+    repeat(client, WARM_UP)
+    repeat(client, length)
+
+
+def repeat_get(client: Any, count: int) -> None:
+    get = client.get
+    for _ in range(count):
+        get(KEY)
+
+
+def repeat_checkout(client: Any, count: int) -> None:
+    get_connection, release = client.connection_pool.get_connection, client.connection_pool.release
+    for _ in range(count):
+        release(get_connection())
+
+
+# ---- outside ------------------------------------------------------------------------------
+
+
+def count_side(args: argparse.Namespace, side: str, url: str, directory: Path) -> dict[str, float]:
+    """Return the instructions per operation of one side."""
+    lengths = [200, 1200] if args.quick else [200, 2200]
+    task = {"side": side, "url": url, "lengths": lengths, "repeats": 1 if args.quick else 2}
+    out = directory / f"callgrind.{side}.%p"
+    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+    result = call_worker(__file__, task, before=valgrind, env={"PYTHONHASHSEED": "0"})
+    return {name: per_operation(result["children"], name, lengths, out) for name in OPERATIONS}
+
+
+def per_operation(children: list[Result], operation: str, lengths: list[int], out: Path) -> float:
+    def mean_of(length: int) -> float:
+        return statistics.mean(
+            total_in(Path(str(out).replace("%p", str(child["pid"]))))
+            for child in children
+            if child["operation"] == operation and child["length"] == length
+        )
+
+    short, long = lengths
+    return (mean_of(long) - mean_of(short)) / (long - short)
+
+
+def total_in(path: Path) -> int:
+    """Read the instructions of a whole process from its callgrind file."""
+    for line in path.read_text().splitlines():
+        if line.startswith("totals:"):
+            return int(line.split()[1])
+    raise BenchmarkFailed(f"no totals in {path.name}: was the process killed?")
+
+
+def run(args: argparse.Namespace, report: Report) -> None:
+    if shutil.which("valgrind") is None:
+        raise CannotRun("valgrind is not on PATH")
+    if args.update and noise_run():
+        raise CannotRun("--update keeps counts of cpool, not of a noise run")
+    with bench_server(args) as server, kept_or_temporary(args.keep) as directory:
+        report.on_machine(server.plain_url)
+        counts: Counts = {}
+        for side in SIDES:
+            progress(f"{side} under callgrind (about half a minute)")
+            counts[side] = count_side(args, side, server.url, Path(directory))
+        progress("")
+    report.raw = {"instructions": counts, "key": store_key(report)}
+    report_counts(report, counts)
+    if args.update:
+        update_store(store_key(report), counts)
+    elif not noise_run():
+        report_against_store(report, counts)
+
+
+def kept_or_temporary(keep: str | None) -> Any:
+    if keep is None:
+        return tempfile.TemporaryDirectory(prefix="cpool-callgrind-")
+    Path(keep).mkdir(parents=True, exist_ok=True)
+    return contextlib.nullcontext(keep)
+
+
+def report_counts(report: Report, counts: Counts) -> None:
+    rows = []
+    for operation, name in OPERATIONS.items():
+        theirs, ours = counts[PEER][operation], counts[OURS][operation]
+        share = ours / theirs
+        bar = ""
+        if operation == "get":
+            bar = report.bar("instructions per GET, share of redis-py's", share, "<=", GET_BAR)
+        rows.append([name, f"{theirs:,.0f}", f"{ours:,.0f}", f"{share:.1%}", bar])
+    columns = ("instructions per", "redis-py", "cpool", "share", "bar")
+    report.table("user-space instructions", columns, rows)
+
+
+# ---- the gate -----------------------------------------------------------------------------
+
+
+def store_key(report: Report) -> str:
+    names = ("Python", "redis-py", "hiredis")
+    versions = ", ".join(f"{name} {report.machine[name]}" for name in names)
+    return f"{platform.python_implementation()}, {versions}, {platform.machine()}"
+
+
+def read_store() -> dict[str, Counts]:
+    return dict(json.loads(STORE.read_text())) if STORE.exists() else {}
+
+
+def update_store(key: str, counts: Counts) -> None:
+    rounded = {side: {k: round(v) for k, v in each.items()} for side, each in counts.items()}
+    STORE.write_text(json.dumps({**read_store(), key: rounded}, indent=1, sort_keys=True) + "\n")
+    print(f"{STORE.name}: kept the counts for {key}")
+
+
+def report_against_store(report: Report, counts: Counts) -> None:
+    kept = read_store().get(store_key(report))
+    if kept is None:
+        print(f"NO GATE: {STORE.name} has no counts for {store_key(report)}; --update keeps these")
+        return
+    rows = [gate_row(report, counts, kept, operation) for operation in OPERATIONS]
+    columns = ("instructions per", "kept", "now", "now/kept", "bar", "redis-py's now/kept")
+    report.table(f"cpool against {STORE.name}", columns, rows)
+    if any(drift(counts, kept, PEER, operation) > TOLERANCE for operation in OPERATIONS):
+        print("redis-py's own counts moved too: another build of Python? Then --update.")
+
+
+def gate_row(report: Report, counts: Counts, kept: Counts, operation: str) -> list[str]:
+    before, now = kept[OURS][operation], counts[OURS][operation]
+    name = f"instructions, {OPERATIONS[operation]}, against the kept"
+    bar = report.bar(name, now / before, "<=", 1 + TOLERANCE)
+    theirs = counts[PEER][operation] / kept[PEER][operation]
+    cells = [f"{before:,.0f}", f"{now:,.0f}", f"{now / before:.3f}", bar, f"{theirs:.3f}"]
+    return [OPERATIONS[operation], *cells]
+
+
+def drift(counts: Counts, kept: Counts, side: str, operation: str) -> float:
+    return abs(counts[side][operation] / kept[side][operation] - 1)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--update", action="store_true", help=f"keep the counts in {STORE.name}")
+    parser.add_argument("--keep", metavar="DIR", help="keep the callgrind files there")
+
+
+if __name__ == "__main__":
+    sys.exit(main(__file__, __doc__ or "", run, work, add_options))

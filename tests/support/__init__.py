@@ -1,0 +1,1 @@
+"""Servers, certificates and faults for the tests."""
