@@ -119,3 +119,8 @@ def pool_timeout(text: str, timeout_s: float | None, stats: Any) -> ConnectionPo
         f"{text} (waited {timeout_s} s; {stats.in_use} of {stats.max_connections}"
         f" connections in use, {stats.opening} opening, {stats.waiting} callers waiting)"
     )
+
+
+def in_use_elsewhere() -> ConnectionError:
+    """Return the error for a second thread that reads from one connection."""
+    return ConnectionError("Another thread is reading from this connection")

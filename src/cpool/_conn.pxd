@@ -22,21 +22,23 @@ cdef class Session:
     cdef Outbox out
     cdef Packer packer
     cdef Py_ssize_t owed    # the ledger: replies to come for what was sent or held
+    cdef bint in_use        # a thread is inside a verb: buffers are its own
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
     cdef iovec *iov         # what is left of a send that was broken off
     cdef int iov_count
     cdef int iov_room
 
-    cdef int note(self, size_t name_off) except -1
+    cdef int note(self, Outbox out) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
     cdef int prepare_send(self) except -1
     cdef int flush(self) except -1
-    cdef int flush_by_method(self) except -1
+    cdef int send_by_method(self, Outbox out) except -1
     cdef cp_status send_prepared(self, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump(self, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump_by_method(self, cp_patience *p) except *
     cdef int fill_big(self, cp_patience *p) except -1
     cdef object next_reply(self, bint decode, cp_patience *p)
+    cdef object receive(self, bint decode, cp_patience *p)
     cdef bint has_unread(self) noexcept
     cdef bint is_clean(self) noexcept
 
@@ -67,7 +69,8 @@ cdef class ConnBase:
     cdef object packer              # _command_packer
     cdef bint reconnect             # _should_reconnect
     cdef bint patched               # an observed method was replaced on this instance
-    cdef bint holding               # a send may wait for the read that follows
+    cdef unsigned long holder       # the thread whose sends may wait for the read
+                                    # that follows; 0: none
     cdef list script                # handshake: the requests that were predicted
     cdef Py_ssize_t script_at       # handshake: how many of them have been asked for
     cdef bint rehearsing            # handshake: nothing is sent, requests are noted
@@ -80,8 +83,9 @@ cdef class ConnBase:
     cdef int gates(self) except -1
     cdef int part_from_retry(self) except -1
     cdef Session ready(self, bint check_health)
-    cdef int queue_packed(self, Session s, object command) except -1
-    cdef int after_queue(self, Session s) except -1
+    cdef bint holds(self) noexcept
+    cdef int queue_packed(self, Session s, Outbox out, object command) except -1
+    cdef int after_queue(self, Session s, Outbox out) except -1
     cdef int flush_or_close(self, Session s) except -1
     cdef bint pool_may_skip(self) except -1
 

@@ -32,6 +32,7 @@ from cpool._wire cimport (
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
+    unsigned long PyThread_get_thread_ident() noexcept
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 cdef extern from *:
@@ -75,6 +76,12 @@ cdef object from_status(int status, int err):
     return errors.from_status(status, err)
 
 
+cdef object in_use_elsewhere():
+    from cpool import errors
+
+    return errors.in_use_elsewhere()
+
+
 cdef class Session:
     def __cinit__(self, Wire wire, Reader reader, Packer packer):
         self.wire = wire
@@ -111,9 +118,9 @@ cdef class Session:
         """How much memory the receive buffer holds."""
         return self.reader.buf.cap
 
-    cdef int note(self, size_t name_off) except -1:
+    cdef int note(self, Outbox out) except -1:
         """Enter the command that was just encoded into the ledger."""
-        return self.note_request(self.out.buf.data + name_off, self.out.buf.len - name_off)
+        return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
 
     cdef int note_request(self, const char *data, size_t size) except -1:
         """`data` begins at the header of the command's name."""
@@ -174,25 +181,30 @@ cdef class Session:
         cdef cp_status st = CP_OK
         cdef int err = 0
         cdef cp_patience p
-        if self.out.is_empty():
+        if self.out.is_empty() or self.in_use:
             return 0
         if not self.wire.by_fd:
-            return self.flush_by_method()
+            return self.send_by_method(self.out)
         self.prepare_send()
         p = cp_patience_of(self.wire.idle_ns(), CP_FOREVER)
-        while True:
-            with nogil:
-                st = self.send_prepared(&p, &err)
-            if st != CP_E_INTR:
-                break
-            PyErr_CheckSignals()
+        self.in_use = True
+        try:
+            while True:
+                with nogil:
+                    st = self.send_prepared(&p, &err)
+                if st != CP_E_INTR:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            self.in_use = False
         if st != CP_OK:
             raise from_status(st, err)
         self.out.clear()
         return 0
 
-    cdef int flush_by_method(self) except -1:
-        cdef Outbox out = self.out
+    cdef int send_by_method(self, Outbox out) except -1:
+        """Send an outbox by the socket's own method: where the descriptor may not be
+        used, and beside a thread that is inside a verb of this session."""
         cdef size_t at = 0
         cdef int i
         cdef list held = list(out.held)
@@ -245,7 +257,8 @@ cdef class Session:
         cdef Reader reader = self.reader
         cdef Py_ssize_t got
         cdef cp_status st
-        self.flush()
+        if not self.out.is_empty():
+            self.send_by_method(self.out)
         if cp_buf_reserve(&reader.buf, RECV_ROOM_BYTES) != CP_OK:
             raise MemoryError()
         got = self.wire.recv_by_method(cp_buf_end(&reader.buf), cp_buf_room(&reader.buf), p)
@@ -304,7 +317,17 @@ cdef class Session:
     cdef object next_reply(self, bint decode, cp_patience *p):
         """The next reply or push, waited for as long as `p` says.
 
-        What has come in of it stays after a timeout, for the next call."""
+        What has come in of it stays after a timeout, for the next call. Two threads
+        can't read from one connection: the second gets an error, not garbage."""
+        if self.in_use:
+            raise in_use_elsewhere()
+        self.in_use = True
+        try:
+            return self.receive(decode, p)
+        finally:
+            self.in_use = False
+
+    cdef object receive(self, bint decode, cp_patience *p):
         cdef Reader reader = self.reader
         cdef cp_status st = CP_AGAIN
         cdef int err = 0
@@ -312,9 +335,7 @@ cdef class Session:
             st = CP_BIG
         elif cp_buf_size(&reader.buf):
             st = reader.scan_step()
-        if st == CP_BIG:
-            self.flush()
-        elif st != CP_OK and self.wire.by_fd:
+        if st != CP_OK and self.wire.by_fd:
             self.prepare_send()
         while st != CP_OK:
             if st == CP_BIG:
@@ -397,6 +418,8 @@ cdef class ParserBase:
         cdef cp_patience p
         if s is None:
             return super(ParserBase, self).can_read(timeout)
+        if s.in_use:
+            return False  # another thread reads: what comes is its own
         if s.has_unread():
             return True
         s.flush()
@@ -641,7 +664,7 @@ cdef class ConnBase:
 
     @property
     def _sock(self):
-        if self.holding and self.session is not None:
+        if self.holds() and self.session is not None:
             self.flush_or_close(self.session)
         if self.sock is NEVER_GIVEN:
             raise AttributeError("_sock")
@@ -748,6 +771,7 @@ cdef class ConnBase:
     def send_command(self, *args, **kwargs):
         """Encode a command and send it, or hold it for the read that follows."""
         cdef Session s
+        cdef Outbox out
         if (self.gates() & GATE_SEND) == 0 or type(self.packer) is not Packer:
             return super(ConnBase, self).send_command(*args, **kwargs)
         if self.script is not None or self.rehearsing:
@@ -755,13 +779,15 @@ cdef class ConnBase:
         s = self.ready(kwargs.get("check_health", True) if kwargs else True)
         if s is None:
             return super(ConnBase, self).send_command(*args, **kwargs)
-        s.packer.append(s.out, args)
-        s.note(s.out.name_off)
-        self.after_queue(s)
+        out = Outbox() if s.in_use else s.out
+        s.packer.append(out, args)
+        s.note(out)
+        self.after_queue(s, out)
 
     def send_packed_command(self, command, check_health=True):
         """Send commands that are already encoded: a list of bytes-like objects."""
         cdef Session s
+        cdef Outbox out
         if (self.gates() & GATE_SEND) == 0 or self.script is not None or self.rehearsing:
             return super(ConnBase, self).send_packed_command(command, check_health=check_health)
         s = self.ready(check_health)
@@ -769,23 +795,23 @@ cdef class ConnBase:
             return super(ConnBase, self).send_packed_command(command, check_health=check_health)
         if isinstance(command, str):
             command = [command]
-        self.queue_packed(s, command)
-        self.after_queue(s)
+        out = Outbox() if s.in_use else s.out
+        self.queue_packed(s, out, command)
+        self.after_queue(s, out)
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""
         if self.sock is None:
             self.connect_check_health(check_health=False)
         if check_health and (self.health_interval or (self.gate_flags & GATE_HEALTH) == 0):
-            if self.session is not None and self.holding:
+            if self.session is not None and self.holds():
                 self.flush_or_close(self.session)
             self.check_health()
         return self.session
 
-    cdef int queue_packed(self, Session s, object command) except -1:
-        """Append packed chunks to the outbox, and what they are to the ledger."""
+    cdef int queue_packed(self, Session s, Outbox out, object command) except -1:
+        """Append packed chunks to an outbox, and what they are to the ledger."""
         cdef list chunks = [command] if isinstance(command, bytes) else list(command)
-        cdef Outbox out = s.out
         if type(command) is Packed and len(command) == command.chunks:
             s.owed += command.commands
             for effect in command.effects:
@@ -799,10 +825,19 @@ cdef class ConnBase:
                 append_bytes(out, chunk)
         return 0
 
-    cdef int after_queue(self, Session s) except -1:
-        if self.holding:
-            return 0
-        return self.flush_or_close(s)
+    cdef bint holds(self) noexcept:
+        """Whether this thread may let a send wait for the read that follows."""
+        return self.holder != 0 and self.holder == PyThread_get_thread_ident()
+
+    cdef int after_queue(self, Session s, Outbox out) except -1:
+        """Send now, or hold. Another thread's commands go out beside the one inside."""
+        if out is not s.out:
+            try:
+                return s.send_by_method(out)
+            except BaseException:
+                self.disconnect()
+                raise
+        return 0 if self.holds() else self.flush_or_close(s)
 
     cdef int flush_or_close(self, Session s) except -1:
         """Send what is held; nothing that was sent in part may be used again."""
@@ -997,7 +1032,7 @@ cdef class RetryBase:
         connection = <ConnBase>self.connection
         if type(self.inner).call_with_retry not in ORIGINALS["call_with_retry"]:
             return self.inner.call_with_retry(do, fail, *args, **kwargs)
-        if connection.holding or connection.session is None or connection.rehearsing \
+        if connection.holder or connection.session is None or connection.rehearsing \
                 or not connection.session.wire.by_fd or connection.script is not None:
             return self.inner.call_with_retry(do, fail, *args, **kwargs)
         try:
@@ -1048,7 +1083,7 @@ cdef class RetryBase:
 cdef object held(ConnBase connection, object do):
     """Call do() with sends held back; what is left unsent goes out at the end."""
     cdef Session s
-    connection.holding = True
+    connection.holder = PyThread_get_thread_ident()
     try:
         result = do()
         s = connection.session
@@ -1061,7 +1096,7 @@ cdef object held(ConnBase connection, object do):
             connection.flush_or_close(s)
         raise
     finally:
-        connection.holding = False
+        connection.holder = 0
 
 
 @cython.internal
