@@ -15,7 +15,6 @@ import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis._parsers.socket import SocketBuffer
 from redis.retry import Retry
-from redis.utils import SENTINEL
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
 from cpool import _conn, _resp
@@ -23,6 +22,8 @@ from cpool import _conn, _resp
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
 _base = redis.connection.AbstractConnection
+# redis-py's "this argument was not given": in redis.connection before it got a home.
+SENTINEL: Any = redis.connection.SENTINEL  # type: ignore[attr-defined]
 
 _conn.set_originals(
     {
@@ -110,7 +111,7 @@ class _ConnectionMixin(_conn.ConnBase):
 
     def _join_retry(self, inner: Any) -> Any:
         """The view of a retry policy that reading `retry` gives."""
-        if type(inner) is not Retry:
+        if type(inner) is not Retry or "call_with_retry" in vars(inner):
             return inner
         return _conn.bind_retry(JoinedRetry(), self, inner)
 

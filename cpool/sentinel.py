@@ -6,9 +6,8 @@ from typing import Any
 
 import redis.sentinel
 from redis.exceptions import ConnectionError, ReadOnlyError
-from redis.utils import SENTINEL
 
-from cpool.connection import Connection, SSLConnection
+from cpool.connection import SENTINEL, Connection, SSLConnection
 from cpool.pool import ConnectionPool
 
 __all__ = [

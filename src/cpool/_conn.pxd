@@ -5,7 +5,14 @@ parsers, of the connections and of their retry object. Layer 3."""
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
-from cpool._wire cimport Wire, cp_patience, iovec
+from cpool._wire cimport Wire, cp_patience, cp_wire, iovec
+
+
+cdef struct Sending:
+    iovec few[1]            # what is left to go out, where one stretch is all
+    iovec *many             # where it is more; or NULL
+    int count
+    cp_patience patience
 
 
 cdef class Session:
@@ -22,23 +29,24 @@ cdef class Session:
     cdef Outbox out
     cdef Packer packer
     cdef Py_ssize_t owed    # the ledger: replies to come for what was sent or held
-    cdef bint in_use        # a thread is inside a verb: buffers are its own
+    cdef Outbox spare       # an empty one, for the next detach()
+    cdef bint reading       # a thread is inside a read: the reader is its own
+    cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
-    cdef iovec *iov         # what is left of a send that was broken off
-    cdef int iov_count
-    cdef int iov_room
 
     cdef int note(self, Outbox out) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
-    cdef int prepare_send(self) except -1
+    cdef Outbox detach(self)
+    cdef int sent(self, Outbox out) except -1
     cdef int flush(self) except -1
-    cdef int send_by_method(self, Outbox out) except -1
-    cdef cp_status send_prepared(self, cp_patience *p, int *err) noexcept nogil
-    cdef cp_status pump(self, cp_patience *p, int *err) noexcept nogil
+    cdef int flush_by_method(self) except -1
+    cdef int send_first(self, Sending *sending, Outbox out) except -1
+    cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump_by_method(self, cp_patience *p) except *
     cdef int fill_big(self, cp_patience *p) except -1
     cdef object next_reply(self, bint decode, cp_patience *p)
-    cdef object receive(self, bint decode, cp_patience *p)
+    cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
+    cdef int left_or_not(self, object reply) except -1
     cdef bint has_unread(self) noexcept
     cdef bint is_clean(self) noexcept
 
@@ -84,8 +92,9 @@ cdef class ConnBase:
     cdef int part_from_retry(self) except -1
     cdef Session ready(self, bint check_health)
     cdef bint holds(self) noexcept
-    cdef int queue_packed(self, Session s, Outbox out, object command) except -1
-    cdef int after_queue(self, Session s, Outbox out) except -1
+    cdef int queue_packed(self, Session s, object command) except -1
+    cdef int after_queue(self, Session s) except -1
+    cdef int send_held(self, Session s) except -1
     cdef int flush_or_close(self, Session s) except -1
     cdef bint pool_may_skip(self) except -1
 

@@ -13,7 +13,7 @@ from time import monotonic
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint32_t
@@ -49,6 +49,7 @@ cdef extern from "cp_session.h" nogil:
     const int CP_SESSION_MULTI
     const int CP_SESSION_WATCH
     const int CP_SESSION_OPEN
+    const int CP_SESSION_LEAVING
     int cp_session_after(int flags, const char *name, size_t length,
                          const char *second, size_t second_len)
 
@@ -82,6 +83,7 @@ cdef object in_use_elsewhere():
     return errors.in_use_elsewhere()
 
 
+@cython.final
 cdef class Session:
     def __cinit__(self, Wire wire, Reader reader, Packer packer):
         self.wire = wire
@@ -90,9 +92,6 @@ cdef class Session:
         self.out = Outbox()
         self.inbox = &reader.buf
         self.scan = &reader.scan
-
-    def __dealloc__(self):
-        PyMem_RawFree(self.iov)
 
     @property
     def owed(self):
@@ -137,104 +136,75 @@ cdef class Session:
         self.flags = cp_session_after(self.flags, name, name_len, second, second_len)
         return 0
 
-    cdef int prepare_send(self) except -1:
-        """Lay out what goes to the wire: stretches of the buffer and, between them,
-        the large arguments where they are."""
+    cdef Outbox detach(self):
+        """Take what is to be sent, so that another thread's commands find an outbox of
+        their own while it goes out without the GIL."""
         cdef Outbox out = self.out
-        cdef int need = 2 * out.count + 1, i, n = 0
-        cdef size_t at = 0
-        cdef iovec *grown
-        if self.iov_count:
-            return 0
-        if need > self.iov_room:
-            grown = <iovec *>PyMem_RawRealloc(self.iov, need * sizeof(iovec))
-            if grown == NULL:
-                raise MemoryError()
-            self.iov = grown
-            self.iov_room = need
-        for i in range(out.count):
-            self.iov[n].iov_base = out.buf.data + at
-            self.iov[n].iov_len = out.segments[i].upto - at
-            at = out.segments[i].upto
-            self.iov[n + 1].iov_base = <void *>out.segments[i].data
-            self.iov[n + 1].iov_len = out.segments[i].size
-            n += 2
-        if at < out.buf.len:
-            self.iov[n].iov_base = out.buf.data + at
-            self.iov[n].iov_len = out.buf.len - at
-            n += 1
-        self.iov_count = n
-        return 0
+        self.out = Outbox() if self.spare is None else self.spare
+        self.spare = None
+        self.broken = True  # until all of it is out
+        return out
 
-    cdef cp_status send_prepared(self, cp_patience *p, int *err) noexcept nogil:
-        """Send what prepare_send() laid out; iov_count is 0 once all is out."""
-        cdef cp_status st
-        if self.iov_count == 0:
-            return CP_OK
-        st = cp_wire_send(&self.wire.raw, self.iov, self.iov_count, p, err)
-        if st == CP_OK:
-            self.iov_count = 0
-        return st
+    cdef int sent(self, Outbox out) except -1:
+        out.clear()
+        self.spare = out
+        self.broken = False
+        return 0
 
     cdef int flush(self) except -1:
         """Send what is held. After an error the session is of no more use."""
+        cdef Sending sending
+        cdef Outbox out
         cdef cp_status st = CP_OK
         cdef int err = 0
-        cdef cp_patience p
-        if self.out.is_empty() or self.in_use:
+        if self.out.is_empty():
             return 0
         if not self.wire.by_fd:
-            return self.send_by_method(self.out)
-        self.prepare_send()
-        p = cp_patience_of(self.wire.idle_ns(), CP_FOREVER)
-        self.in_use = True
+            return self.flush_by_method()
+        out = self.detach()
+        lay_out(&sending, out, self.wire.idle_ns())
         try:
             while True:
                 with nogil:
-                    st = self.send_prepared(&p, &err)
+                    st = send_laid_out(&self.wire.raw, &sending, &err)
                 if st != CP_E_INTR:
                     break
                 PyErr_CheckSignals()
         finally:
-            self.in_use = False
+            PyMem_RawFree(sending.many)
         if st != CP_OK:
             raise from_status(st, err)
-        self.out.clear()
-        return 0
+        return self.sent(out)
 
-    cdef int send_by_method(self, Outbox out) except -1:
-        """Send an outbox by the socket's own method: where the descriptor may not be
-        used, and beside a thread that is inside a verb of this session."""
+    cdef int flush_by_method(self) except -1:
+        """The same by the socket's own method."""
+        cdef Outbox out = self.detach()
         cdef size_t at = 0
         cdef int i
-        cdef list held = list(out.held)
         cdef bytes data = out.buf.data[:out.buf.len]
-        cdef list ends = [out.segments[i].upto for i in range(out.count)]
         from cpool import errors
 
-        out.clear()
         try:
-            for i in range(len(held)):
-                self.wire.sock.sendall(data[at:ends[i]])
-                self.wire.sock.sendall(held[i])
-                at = ends[i]
+            for i in range(out.count):
+                self.wire.sock.sendall(data[at:out.segments[i].upto])
+                self.wire.sock.sendall(out.held[i])
+                at = out.segments[i].upto
             if at < <size_t>len(data):
                 self.wire.sock.sendall(data[at:] if at else data)
         except TimeoutError:
             raise errors.write_timed_out() from None
         except OSError as error:
             raise errors.write_error(error) from None
-        return 0
+        return self.sent(out)
 
-    cdef cp_status pump(self, cp_patience *p, int *err) noexcept nogil:
-        """Send what is prepared, then receive until one reply is whole: the part of
+    cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil:
+        """Send what is laid out, then receive until one reply is whole: the part of
         a command without the GIL. CP_BIG: a large string comes, see fill_big()."""
         cdef cp_status st = CP_AGAIN
         cdef iovec iov
         cdef size_t got = 0
-        cdef cp_patience sending = p[0]
-        if self.iov_count:
-            st = self.send_prepared(&sending, err)
+        if sending.count:
+            st = send_laid_out(&self.wire.raw, sending, err)
             if st != CP_OK:
                 return st
         while True:
@@ -257,8 +227,7 @@ cdef class Session:
         cdef Reader reader = self.reader
         cdef Py_ssize_t got
         cdef cp_status st
-        if not self.out.is_empty():
-            self.send_by_method(self.out)
+        self.flush()
         if cp_buf_reserve(&reader.buf, RECV_ROOM_BYTES) != CP_OK:
             raise MemoryError()
         got = self.wire.recv_by_method(cp_buf_end(&reader.buf), cp_buf_room(&reader.buf), p)
@@ -319,24 +288,33 @@ cdef class Session:
 
         What has come in of it stays after a timeout, for the next call. Two threads
         can't read from one connection: the second gets an error, not garbage."""
-        if self.in_use:
+        cdef Sending sending
+        cdef Outbox out = None
+        if self.reading:
             raise in_use_elsewhere()
-        self.in_use = True
+        self.reading = True
+        sending.count = 0
+        sending.many = NULL
         try:
-            return self.receive(decode, p)
+            if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
+                out = self.detach()
+                lay_out(&sending, out, self.wire.idle_ns())
+            return self.receive(decode, p, &sending, out)
         finally:
-            self.in_use = False
+            self.reading = False
+            PyMem_RawFree(sending.many)
 
-    cdef object receive(self, bint decode, cp_patience *p):
+    cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out):
         cdef Reader reader = self.reader
         cdef cp_status st = CP_AGAIN
         cdef int err = 0
         if reader.big is not None:
             st = CP_BIG
         elif cp_buf_size(&reader.buf):
+            if out is not None:
+                self.send_first(sending, out)
+                out = None
             st = reader.scan_step()
-        if st != CP_OK and self.wire.by_fd:
-            self.prepare_send()
         while st != CP_OK:
             if st == CP_BIG:
                 if reader.big is None:
@@ -351,20 +329,77 @@ cdef class Session:
                 raise from_status(st, err)
             if self.wire.by_fd:
                 with nogil:
-                    st = self.pump(p, &err)
-                if self.iov_count == 0:
-                    self.out.clear()
+                    st = self.pump(sending, p, &err)
+                if out is not None and sending.count == 0:
+                    self.sent(out)
+                    out = None
             else:
                 st = self.pump_by_method(p)
         return reader.take(decode)
 
+    cdef int send_first(self, Sending *sending, Outbox out) except -1:
+        """Send what is laid out although a reply may be at hand already."""
+        cdef cp_status st = CP_E_INTR
+        cdef int err = 0
+        while st == CP_E_INTR:
+            PyErr_CheckSignals()
+            with nogil:
+                st = send_laid_out(&self.wire.raw, sending, &err)
+        if st != CP_OK:
+            raise from_status(st, err)
+        return self.sent(out)
+
     cdef bint has_unread(self) noexcept:
         return cp_buf_size(&self.reader.buf) != 0 or self.reader.big is not None
+
+    cdef int left_or_not(self, object reply) except -1:
+        """A DISCARD or UNWATCH is answered, or another command while one is to be."""
+        if PyExceptionInstance_Check(reply):
+            self.flags |= CP_SESSION_OPEN  # refused: what it was to end may still be
+        elif self.owed == 0:
+            self.flags &= ~CP_SESSION_LEAVING
+        return 0
 
     cdef bint is_clean(self) noexcept:
         """May the next borrower have it? Nothing owed, unread, unsent or left open."""
         return (self.owed == 0 and self.flags == 0 and not self.has_unread()
-                and self.out.is_empty())
+                and self.out.is_empty() and not self.broken)
+
+
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1:
+    """List what goes to the wire: stretches of the buffer and, between them, the large
+    arguments where they are. `many` is the caller's to free."""
+    cdef iovec *iov = sending.few
+    cdef size_t at = 0
+    cdef int i, n = 0
+    sending.many = NULL
+    sending.patience = cp_patience_of(idle_ns, CP_FOREVER)
+    if out.count:
+        iov = sending.many = <iovec *>PyMem_RawMalloc((2 * out.count + 1) * sizeof(iovec))
+        if iov == NULL:
+            raise MemoryError()
+    for i in range(out.count):
+        iov[n].iov_base = out.buf.data + at
+        iov[n].iov_len = out.segments[i].upto - at
+        iov[n + 1].iov_base = <void *>out.segments[i].data
+        iov[n + 1].iov_len = out.segments[i].size
+        at = out.segments[i].upto
+        n += 2
+    if at < out.buf.len:
+        iov[n].iov_base = out.buf.data + at
+        iov[n].iov_len = out.buf.len - at
+        n += 1
+    sending.count = n
+    return 0
+
+
+cdef cp_status send_laid_out(cp_wire *wire, Sending *sending, int *err) noexcept nogil:
+    """Send what lay_out() listed, or go on after a signal; count is 0 once all is out."""
+    cdef iovec *iov = sending.many if sending.many != NULL else sending.few
+    cdef cp_status st = cp_wire_send(wire, iov, sending.count, &sending.patience, err)
+    if st == CP_OK:
+        sending.count = 0
+    return st
 
 
 cdef const char *header(const char *p, size_t *size) noexcept:
@@ -405,6 +440,7 @@ cdef class ParserBase:
         """End the session. A thread that is inside a verb keeps what it needs."""
         connection = None if self.connection is None else self.connection()
         if connection is not None and isinstance(connection, ConnBase):
+            (<ConnBase>connection).send_held(self.session)
             if (<ConnBase>connection).session is self.session:
                 (<ConnBase>connection).session = None
         self.session = None
@@ -418,7 +454,7 @@ cdef class ParserBase:
         cdef cp_patience p
         if s is None:
             return super(ParserBase, self).can_read(timeout)
-        if s.in_use:
+        if s.reading:
             return False  # another thread reads: what comes is its own
         if s.has_unread():
             return True
@@ -457,6 +493,8 @@ cdef class ParserBase:
                 reply = None
                 continue
             s.owed -= 1
+            if s.flags & CP_SESSION_LEAVING:
+                s.left_or_not(reply)
             if s.owed < 0:  # nobody asked for it: it can no longer be told whose
                 s.owed = 0
                 s.flags |= CP_SESSION_OPEN
@@ -570,7 +608,7 @@ def packer_of(encoder, bint split_large=False):
 # What compiled code bypasses when nobody has replaced it: by gate, the names and
 # where in the method resolution order redis-py's own function must be found.
 cdef dict ORIGINALS = {}        # name -> frozenset of redis-py's functions
-cdef dict GATES_BY_TYPE = {}    # type -> (version tag, flags)
+cdef object GATES_BY_TYPE = weakref.WeakKeyDictionary()  # type -> (version tag, flags)
 cdef object OBSERVED = frozenset((
     "send_packed_command", "check_health", "connect", "can_read", "should_reconnect",
     "re_auth", "read_response", "send_command",
@@ -771,23 +809,22 @@ cdef class ConnBase:
     def send_command(self, *args, **kwargs):
         """Encode a command and send it, or hold it for the read that follows."""
         cdef Session s
-        cdef Outbox out
         if (self.gates() & GATE_SEND) == 0 or type(self.packer) is not Packer:
             return super(ConnBase, self).send_command(*args, **kwargs)
         if self.script is not None or self.rehearsing:
             return self.follow_script(args)
+        if self.sock is None or self.health_interval:
+            self.packer.pack(*args)  # its errors come before anything is dialled or sent
         s = self.ready(kwargs.get("check_health", True) if kwargs else True)
         if s is None:
             return super(ConnBase, self).send_command(*args, **kwargs)
-        out = Outbox() if s.in_use else s.out
-        s.packer.append(out, args)
-        s.note(out)
-        self.after_queue(s, out)
+        s.packer.append(s.out, args)
+        s.note(s.out)
+        self.after_queue(s)
 
     def send_packed_command(self, command, check_health=True):
         """Send commands that are already encoded: a list of bytes-like objects."""
         cdef Session s
-        cdef Outbox out
         if (self.gates() & GATE_SEND) == 0 or self.script is not None or self.rehearsing:
             return super(ConnBase, self).send_packed_command(command, check_health=check_health)
         s = self.ready(check_health)
@@ -795,9 +832,12 @@ cdef class ConnBase:
             return super(ConnBase, self).send_packed_command(command, check_health=check_health)
         if isinstance(command, str):
             command = [command]
-        out = Outbox() if s.in_use else s.out
-        self.queue_packed(s, out, command)
-        self.after_queue(s, out)
+        try:
+            self.queue_packed(s, command)
+        except BaseException:
+            self.disconnect()
+            raise
+        self.after_queue(s)
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""
@@ -809,9 +849,10 @@ cdef class ConnBase:
             self.check_health()
         return self.session
 
-    cdef int queue_packed(self, Session s, Outbox out, object command) except -1:
-        """Append packed chunks to an outbox, and what they are to the ledger."""
+    cdef int queue_packed(self, Session s, object command) except -1:
+        """Append packed chunks to the outbox, and what they are to the ledger."""
         cdef list chunks = [command] if isinstance(command, bytes) else list(command)
+        cdef Outbox out = s.out
         if type(command) is Packed and len(command) == command.chunks:
             s.owed += command.commands
             for effect in command.effects:
@@ -829,15 +870,18 @@ cdef class ConnBase:
         """Whether this thread may let a send wait for the read that follows."""
         return self.holder != 0 and self.holder == PyThread_get_thread_ident()
 
-    cdef int after_queue(self, Session s, Outbox out) except -1:
-        """Send now, or hold. Another thread's commands go out beside the one inside."""
-        if out is not s.out:
-            try:
-                return s.send_by_method(out)
-            except BaseException:
-                self.disconnect()
-                raise
+    cdef int after_queue(self, Session s) except -1:
         return 0 if self.holds() else self.flush_or_close(s)
+
+    cdef int send_held(self, Session s) except -1:
+        """Send what this thread holds before its connection is closed: redis-py would
+        have sent it already. Whether it arrives is known to nobody then."""
+        if s is not None and self.holds() and not s.out.is_empty():
+            try:
+                s.flush()
+            except Exception:
+                s.broken = True
+        return 0
 
     cdef int flush_or_close(self, Session s) except -1:
         """Send what is held; nothing that was sent in part may be used again."""
@@ -885,7 +929,7 @@ cdef class ConnBase:
         try:
             reply = parser.read(s, not disable_decoding, push_request, idle_of(s, timeout))
         except BaseException as error:
-            if disconnect_on_error or not s.out.is_empty():
+            if disconnect_on_error or s.broken:
                 self.disconnect()
             if isinstance(error, OSError):
                 raise self.read_error(error) from error
@@ -1030,7 +1074,8 @@ cdef class RetryBase:
         if self.connection == NULL:
             return self.inner.call_with_retry(do, fail, *args, **kwargs)
         connection = <ConnBase>self.connection
-        if type(self.inner).call_with_retry not in ORIGINALS["call_with_retry"]:
+        if type(self.inner).call_with_retry not in ORIGINALS["call_with_retry"] \
+                or "call_with_retry" in self.inner.__dict__:
             return self.inner.call_with_retry(do, fail, *args, **kwargs)
         if connection.holder or connection.session is None or connection.rehearsing \
                 or not connection.session.wire.by_fd or connection.script is not None:

@@ -70,6 +70,7 @@ class Incomplete:
 INCOMPLETE = Incomplete()
 
 
+@cython.final
 cdef class Outbox:
     def __cinit__(self):
         self.held = []
@@ -361,6 +362,17 @@ cdef inline int64_t read_number(const char **at) noexcept:
     return -value if negative else value
 
 
+cdef inline bytes read_bytes(const char **at):
+    """A string that is not null."""
+    cdef const char *p = at[0] + 1
+    cdef Py_ssize_t n = 0
+    while p[0] != c"\r":
+        n = n * 10 + (p[0] - c"0")
+        p += 1
+    at[0] = p + n + 4
+    return PyBytes_FromStringAndSize(p + 2, n)
+
+
 cdef inline const char *line_end(const char *p) noexcept:
     """The CR of a line the scanner has passed: the first one an LF follows."""
     while not (p[0] == c"\r" and p[1] == c"\n"):
@@ -368,6 +380,7 @@ cdef inline const char *line_end(const char *p) noexcept:
     return p
 
 
+@cython.final
 cdef class Reader:
     """Turn bytes into replies.
 
@@ -572,7 +585,10 @@ cdef class Reader:
         cdef object value
         cdef Py_ssize_t i
         for i in range(n):
-            value = self.build(at, decode)
+            if not decode and at[0][0] == c"$" and at[0][1] != c"-":
+                value = read_bytes(at)  # most lists are of nothing else
+            else:
+                value = self.build(at, decode)
             Py_INCREF(value)
             PyList_SET_ITEM(values, i, value)
         return values

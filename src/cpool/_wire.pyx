@@ -12,6 +12,7 @@ try:
 except ImportError:  # a Python without OpenSSL
     ssl = None
 
+cimport cython
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -48,6 +49,7 @@ cdef int64_t ns_of(object timeout_s) except -1:
     return max(<int64_t>(seconds * 1e9), 1)
 
 
+@cython.final
 cdef class Wire:
     """A connected socket. One borrower at a time; the socket stays its owner's."""
 

@@ -15,6 +15,7 @@ enum {
     CP_SESSION_MULTI = 1,   /* MULTI without EXEC or DISCARD */
     CP_SESSION_WATCH = 2,   /* WATCH without UNWATCH, EXEC or DISCARD */
     CP_SESSION_OPEN = 4,    /* replies can no longer be counted */
+    CP_SESSION_LEAVING = 8, /* DISCARD or UNWATCH was sent; its reply tells */
 };
 
 static inline int
@@ -53,13 +54,16 @@ cp_session_after(int flags, const char *name, size_t len, const char *second,
         return flags;
     case 'd':
         if (cp_session__is(name, len, "DISCARD") && (flags & CP_SESSION_MULTI))
-            return flags & ~(CP_SESSION_MULTI | CP_SESSION_WATCH);
+            return (flags & ~(CP_SESSION_MULTI | CP_SESSION_WATCH)) | CP_SESSION_LEAVING;
         return flags;
     case 'w':
         return cp_session__is(name, len, "WATCH") ? flags | CP_SESSION_WATCH : flags;
     case 'u':
-        if (cp_session__is(name, len, "UNWATCH"))
-            return flags & CP_SESSION_MULTI ? flags : flags & ~CP_SESSION_WATCH;
+        if (cp_session__is(name, len, "UNWATCH")) {
+            if ((flags & CP_SESSION_MULTI) || !(flags & CP_SESSION_WATCH))
+                return flags;
+            return (flags & ~CP_SESSION_WATCH) | CP_SESSION_LEAVING;
+        }
         break;
     case 'm':
         if (cp_session__is(name, len, "MULTI"))
