@@ -16,6 +16,9 @@ __all__ = ["CacheProxyConnection"]
 class CacheProxyConnection(redis.connection.CacheProxyConnection):
     """redis-py's caching connection; what it does not have, its connection has."""
 
+    def _get_parser(self) -> Any:
+        return self.__dict__["_conn"]._get_parser()
+
     def __getattr__(self, name: str) -> Any:
         try:
             wrapped = self.__dict__["_conn"]

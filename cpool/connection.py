@@ -8,7 +8,6 @@ as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
 from __future__ import annotations
 
 import inspect
-import socket
 from typing import Any
 
 import redis.connection
@@ -54,7 +53,7 @@ class _SessionParser(_conn.ParserBase):
         """redis-py's receive buffer. Asking for it ends the compiled session: from
         here to the next connect this is redis-py's own parser, on the same bytes."""
         if self.has_session:
-            timeout = self._sock.gettimeout() if hasattr(self._sock, "gettimeout") else None
+            timeout: Any = self._sock.gettimeout() if hasattr(self._sock, "gettimeout") else None
             buffer = SocketBuffer(self._sock, self.socket_read_size, timeout)
             buffer._buffer.write(self.end_session())
             buffer._buffer.seek(0)
@@ -66,7 +65,7 @@ class _SessionParser(_conn.ParserBase):
         self._own_buffer = value
 
 
-class RESP2Parser(_SessionParser, _RESP2Parser):
+class RESP2Parser(_SessionParser, _RESP2Parser):  # type: ignore[misc]
     """redis-py's RESP2 parser on the compiled reader."""
 
     def handle_push_response(self, response: Any, **_: Any) -> Any:
@@ -102,7 +101,7 @@ class _ConnectionMixin(_conn.ConnBase):
         """Make the connection's parser: the compiled one in place of redis-py's
         default, any other class as it is."""
         if parser_class in (_RESP2Parser, _RESP3Parser, redis.connection.DefaultParser):
-            resp3 = parser_class is _RESP3Parser or int(self.protocol or 2) >= 3
+            resp3 = parser_class is _RESP3Parser or int(getattr(self, "protocol", 2) or 2) >= 3
             parser_class = RESP3Parser if resp3 else RESP2Parser
         super().set_parser(parser_class)
 
@@ -128,7 +127,8 @@ class _ConnectionMixin(_conn.ConnBase):
         is dialled again and the handshake goes step by step."""
         plan = self._rehearse() if self._may_batch(check_health) else []
         if len(plan) < 2:
-            return super().on_connect_check_health(check_health=check_health)
+            super().on_connect_check_health(check_health=check_health)
+            return
         self._parser.on_connect(self)
         self.start_script(plan)
         try:
@@ -169,7 +169,7 @@ class _ConnectionMixin(_conn.ConnBase):
         sock.close()
         try:
             self._sock = self._connect()
-        except socket.timeout:
+        except TimeoutError:
             raise redis.exceptions.TimeoutError("Timeout connecting to server") from None
         except OSError as error:
             raise redis.exceptions.ConnectionError(self._error_message(error)) from error
@@ -225,9 +225,7 @@ class SSLConnection(Connection, redis.connection.SSLConnection):
     __init__ = _constructor(redis.connection.SSLConnection)
 
 
-class UnixDomainSocketConnection(
-    _ConnectionMixin, redis.connection.UnixDomainSocketConnection
-):
+class UnixDomainSocketConnection(_ConnectionMixin, redis.connection.UnixDomainSocketConnection):
     """A connection by unix socket: `redis.UnixDomainSocketConnection`."""
 
     __init__ = _constructor(redis.connection.UnixDomainSocketConnection)

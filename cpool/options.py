@@ -6,12 +6,12 @@ import builtins
 import functools
 import inspect
 import queue
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import redis.connection
 import redis.exceptions
-
 from redis.connection import ConnectionPool as _RedisPool  # the original, whoever replaces it
 
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -68,7 +68,7 @@ def seconds_or_none(option: str, value: Any) -> float | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is not None and not (number and value >= 0):
         raise ValueError(f'"{option}" must be a number of seconds >= 0, or None to wait for ever')
-    return value
+    return value  # type: ignore[no-any-return]
 
 
 def count_or_none(option: str, value: Any) -> int | None:
@@ -107,17 +107,17 @@ def _integer_or_none(value: str) -> int | None:
 
 def _error_classes(value: str) -> list[type[BaseException]]:
     """Names of exceptions, separated by commas: redis-py's, else Python's own."""
-    found = []
+    found: list[type[BaseException]] = []
     for name in filter(None, (part.strip() for part in value.split(","))):
         error = getattr(redis.exceptions, name, None) or getattr(builtins, name, None)
-        if not (_is_subclass(error, BaseException)):
+        if error is None or not _is_subclass(error, BaseException):
             raise ValueError(name)
         found.append(error)
     return found
 
 
 # What redis-py passes on as a string, or takes apart into letters.
-_QUERY_CASTS = {
+_QUERY_CASTS: dict[str, Callable[[str], Any]] = {
     "decode_responses": _boolean,
     "retry_on_error": _error_classes,
     "ssl_validate_ocsp": _boolean,

@@ -14,12 +14,12 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.connection
 from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
 from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
-from redis.utils import warn_deprecated_arg_usage
+from redis.utils import deprecated_args
 
 from cpool import _conn, _pool, errors, metrics, options
 from cpool.cache import CacheProxyConnection
@@ -28,6 +28,7 @@ from cpool.stats import PoolStats
 
 __all__ = ["BlockingConnectionPool", "ConnectionPool"]
 
+_Pool = TypeVar("_Pool", bound="ConnectionPool")
 _redis_pool = redis.connection.ConnectionPool
 
 _pool.set_originals(
@@ -37,6 +38,17 @@ _pool.set_originals(
         "listeners": frozenset({ReAuthConnectionListener}),
     }
 )
+
+
+@deprecated_args(
+    args_to_warn=["*"], reason="Use get_connection() without args instead", version="5.3.0"
+)
+def get_connection(command_name: Any = None, *keys: Any, **options: Any) -> None:
+    """Do nothing but warn, in redis-py's words, of arguments that have no effect."""
+
+
+_deprecated_call = get_connection
+del get_connection
 
 
 class ConnectionPool(_pool.PoolBase, _redis_pool):
@@ -69,9 +81,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
     ) -> None:
         self._order = options.one_of("order", order, ("lifo", "fifo"))
         self.name = options.text_or_none("name", name)
-        self.timeout = options.seconds_or_none("timeout", timeout)
-        self.max_waiting = options.count_or_none("max_waiting", max_waiting)
-        self._set_waiting(self.timeout, self.max_waiting)
+        self.timeout = timeout
+        self.max_waiting = max_waiting
         # By name, not by super(): the blocking pool's constructor comes between.
         _redis_pool.__init__(
             self,
@@ -86,7 +97,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         _live_pools.add(self)
 
     @classmethod
-    def from_url(cls, url: str, **kwargs: Any) -> Any:
+    def from_url(cls: type[_Pool], url: str, **kwargs: Any) -> _Pool:
         """Return a pool configured from a URL, as `redis.ConnectionPool.from_url`.
 
         Every option of the pool, the connection and cpool may stand in the query
@@ -96,6 +107,37 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             parsed["connection_class"] = kwargs["connection_class"]
         kwargs.update(parsed)
         return cls(**kwargs)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds a caller may wait for a connection; None: for ever, 0: not at all."""
+        return self._timeout_s
+
+    @timeout.setter
+    def timeout(self, value: float | None) -> None:
+        self._timeout_s = options.seconds_or_none("timeout", value)
+        self._set_timeout(self._timeout_s)
+
+    @property
+    def max_waiting(self) -> int | None:
+        """How many callers may wait at a time; None: any number."""
+        return self._max_waiting
+
+    @max_waiting.setter
+    def max_waiting(self, value: int | None) -> None:
+        self._max_waiting = options.count_or_none("max_waiting", value)
+        self._set_max_waiting(self._max_waiting)
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections the pool may hold. A lower limit closes none: it holds
+        for new connections, as redis-py's does."""
+        return self._max_connections
+
+    @max_connections.setter
+    def max_connections(self, value: int) -> None:
+        self._max_connections = value
+        self._set_max_connections(value)
 
     # Life of the pool
 
@@ -127,7 +169,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Disconnect all connections, those in use included. The pool stays usable."""
         self.disconnect()
 
-    def __enter__(self) -> Any:
+    def __enter__(self: _Pool) -> _Pool:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -166,8 +208,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
     def _construct(self) -> Any:
         """Make a connection object; user code, so never under a lock."""
         connection = self.connection_class(**self.connection_kwargs)
-        if getattr(self, "cache", None) is not None:
-            connection = CacheProxyConnection(connection, self.cache, self._lock)
+        cache = getattr(self, "cache", None)
+        if cache is not None:
+            connection = CacheProxyConnection(connection, cache, self._lock)
         metrics.count(self, idle=1)
         return connection
 
@@ -229,8 +272,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             self._count_discarded()
             connection.disconnect()
         metrics.count(self, used=-1, idle=1)
-        if hasattr(self, "_event_dispatcher"):
-            self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        dispatcher = getattr(self, "_event_dispatcher", None)
+        if dispatcher is not None:
+            dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
         return True
 
     def _exhausted(self) -> MaxConnectionsError:
@@ -239,15 +283,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
     def _timed_out(self) -> errors.ConnectionPoolTimeoutError:
         return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats())
 
-    def _warn_of_arguments(self, command_name: Any, keys: tuple[Any, ...], kw: Any) -> None:
-        given = [*(["command_name"] if command_name is not None else []), *keys, *kw]
-        warn_deprecated_arg_usage(
-            given,
-            "get_connection",
-            reason="Use get_connection() without args instead",
-            version="5.3.0",
-            stacklevel=3,
-        )
+    def _warn_of_arguments(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        _deprecated_call(*args, **options)
 
     # What redis-py does to all connections
 
@@ -293,17 +330,17 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
     # redis-py's private collections, as snapshots
 
     @property
-    def _available_connections(self) -> list[Any]:
+    def _available_connections(self) -> list[Any]:  # type: ignore[override]
         return self._idle()
 
     @property
-    def _in_use_connections(self) -> set[Any]:
+    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
         return set(self._lent())
 
     @property
-    def _created_connections(self) -> int:
-        stats = self._stats()
-        return stats["open"] + stats["opening"]
+    def _created_connections(self) -> int:  # type: ignore[override]
+        stats = self.stats()
+        return stats.open + stats.opening
 
     def stats(self) -> PoolStats:
         """Return what the pool holds at this moment and has done so far."""
@@ -360,9 +397,7 @@ class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnection
         self._in_maintenance = False
         self._locked = False
         kwargs.setdefault("order", options.order_of(queue_class))
-        ConnectionPool.__init__(
-            self, connection_class, max_connections, timeout=timeout, **kwargs
-        )
+        ConnectionPool.__init__(self, connection_class, max_connections, timeout=timeout, **kwargs)
 
     @property
     def pool(self) -> QueueView:
@@ -372,7 +407,7 @@ class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnection
         return QueueView([None] * max(free, 0) + idle, self.max_connections)
 
     @property
-    def _connections(self) -> list[Any]:
+    def _connections(self) -> list[Any]:  # type: ignore[override]
         return [*self._idle(), *self._lent()]
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:

@@ -51,7 +51,7 @@ class PersistentClient(redis.Redis):
         while True:
             began_s = time.perf_counter()
             try:
-                reply = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                reply = super().execute_command(*args, **options)
             except (redis.ConnectionError, redis.TimeoutError):
                 self._tally.failed += 1
                 if self._crash.over.wait(RETRY_PAUSE_S):

@@ -91,6 +91,7 @@ cdef class Slots:
 
     cdef uint32_t take_idle(self) noexcept
     cdef uint32_t take_empty(self) noexcept
+    cdef bint is_above_limit(self) noexcept
     cdef uint32_t take(self) noexcept
     cdef uint32_t wait(self, int64_t timeout_ns, uint32_t max_waiting) except? 0xFFFFFFF0
     cdef uint32_t wait_parked(self, cp_waiter *w, object parker, int64_t until) except? 0xFFFFFFF0
@@ -116,7 +117,7 @@ cdef class PoolBase:
     cdef Slots slots
     cdef uint32_t fork_generation   # when the slots were made
     cdef int64_t timeout_ns         # how long an exhausted pool lets a caller wait
-    cdef uint32_t max_waiting
+    cdef uint32_t waiting_limit     # how many callers may wait
     cdef int claims                 # idle slots that are being worked on, not lent
     cdef dict metrics               # redis-py's recorder's globals, or None
     cdef dict providers             # and its providers'

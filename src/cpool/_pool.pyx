@@ -11,7 +11,7 @@ import threading
 import weakref
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase, Session
 from cpool._wire cimport CP_PEEK_QUIET, ns_of
@@ -67,12 +67,20 @@ cdef class Slots:
 
     cdef uint32_t take_empty(self) noexcept:
         """A slot without a connection, now OPENING and the caller's, or CP_SLOT_NONE."""
-        cdef uint32_t slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
+        cdef uint32_t slot
+        if self.cells.max < cp_slots_used(&self.cells) and self.is_above_limit():
+            return CP_SLOT_NONE
+        slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
         if slot == CP_SLOT_NONE:
             slot = cp_slots_grow_mpmc(&self.cells)
         if slot != CP_SLOT_NONE:
             cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
         return slot
+
+    cdef bint is_above_limit(self) noexcept:
+        """Whether a limit that was lowered allows no further connection."""
+        cdef uint32_t held = cp_slots_used(&self.cells) - self.count(CP_SLOT_EMPTY)
+        return held >= self.cells.max
 
     cdef uint32_t take(self) noexcept:
         """A slot without waiting, unless somebody has waited too long already."""
@@ -279,13 +287,20 @@ cdef class PoolBase:
 
     def __cinit__(self, *args, **kwargs):
         self.reserved = {}
-        self.max_waiting = 0xFFFFFFFF
+        self.waiting_limit = 0xFFFFFFFF
         self.slots = Slots(0, False)  # for a pool whose __init__ has failed
 
-    def _set_waiting(self, timeout, max_waiting):
-        """How long callers of an exhausted pool wait (0: not at all), and how many may."""
+    def _set_timeout(self, timeout):
+        """How long callers of an exhausted pool wait, in seconds; 0: not at all."""
         self.timeout_ns = ns_of(timeout)
-        self.max_waiting = 0xFFFFFFFF if max_waiting is None else max_waiting
+
+    def _set_max_waiting(self, max_waiting):
+        """How many callers may wait at a time; None: any number."""
+        self.waiting_limit = 0xFFFFFFFF if max_waiting is None else max_waiting
+
+    def _set_max_connections(self, max_connections):
+        """How many connections there may be. Those above a lowered limit live on."""
+        self.slots.cells.max = min(max_connections, 0x7FFFFFFF)
 
     def _watch(self, metrics, providers, listeners, released_event):
         """Where to see that nobody measures and nobody but redis-py listens."""
@@ -325,14 +340,14 @@ cdef class PoolBase:
         return listeners is not None and len(listeners) == 1 \
             and type(listeners[0]) in ORIGINALS["listeners"]
 
-    def get_connection(self, command_name=None, *keys, **options):
+    def get_connection(self, *args, **options):
         """Lend a connection: open, owed nothing, with nothing unread.
 
         Raises MaxConnectionsError when all are lent (with `timeout`: after waiting,
         ConnectionPoolTimeoutError), and what connecting raises; no slot is lost.
         The arguments are redis-py's deprecated ones and have no effect."""
-        if command_name is not None or keys or options:
-            self._warn_of_arguments(command_name, keys, options)
+        if args or options:
+            self._warn_of_arguments(args, options)
         return self.checkout() if self.metrics_off() else self._measured_checkout()
 
     def _checkout(self):
@@ -381,7 +396,7 @@ cdef class PoolBase:
         """A slot of an exhausted pool, waited for if the pool's options say so."""
         cdef uint32_t slot = CP_SLOT_NONE
         if self.timeout_ns != 0:
-            slot = slots.wait(self.timeout_ns, self.max_waiting)
+            slot = slots.wait(self.timeout_ns, self.waiting_limit)
             if slot == CP_SLOT_NONE:
                 raise self._timed_out()
             return slot

@@ -6,7 +6,6 @@ for arguments the rules of redis-py's `Encoder` and `PythonRespSerializer`.
 """
 
 cimport cython
-from cpython.bytearray cimport PyByteArray_CheckExact
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
@@ -596,8 +595,8 @@ cdef class Reader:
     cdef object build_dict(self, const char **at, Py_ssize_t n, bint decode):
         cdef dict values = {}
         cdef object key
-        cdef Py_ssize_t i
-        for i in range(n):
+        cdef Py_ssize_t _i
+        for _i in range(n):
             key = self.build(at, decode)
             values[key] = self.build(at, decode)
         return values
@@ -621,4 +620,3 @@ cdef int raise_protocol_error(Reader reader, cp_status st) except -1:
     if off < size:
         first = cp_buf_head(&reader.buf)[off:off + 1]
     raise invalid_response(WHY[<int>reader.scan.why], first)
-

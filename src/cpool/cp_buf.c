@@ -34,7 +34,7 @@ cp_buf_reserve(cp_buf *b, size_t room)
     if (room > SIZE_MAX / 4 - size)
         return CP_E_NOMEM;
     /* Moving is paid by the bytes consumed since the last move. */
-    if (b->pos >= size && b->cap - size >= room) {
+    if (b->data != NULL && b->pos >= size && b->cap - size >= room) {
         memmove(b->data, b->data + b->pos, size);
         b->pos = 0;
         b->len = size;

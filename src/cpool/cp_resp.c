@@ -72,7 +72,8 @@ cp_scan__length(const char *p, const char *stop, int64_t *number, const char **e
     return CP_OK;
 }
 
-/* The end of the line whose text begins at s->off + 1, *end behind its CR LF. */
+/* The end of the line whose text begins at s->off + 1, *end behind its CR LF. The
+ * limit holds for a whole line as for one that has not ended yet. */
 static cp_status
 cp_scan__line(cp_scan *s, const char *data, size_t n, size_t *end)
 {
@@ -87,6 +88,8 @@ cp_scan__line(cp_scan *s, const char *data, size_t n, size_t *end)
         if (at + 1 >= n)
             break;
         if (data[at + 1] == '\n') {
+            if ((int64_t)(at - s->off) - 1 > s->max_bulk_bytes)
+                return cp_scan__bad(s, CP_WHY_LIMIT);
             *end = at + 2;
             s->line_off = 0;
             return CP_OK;
@@ -94,7 +97,7 @@ cp_scan__line(cp_scan *s, const char *data, size_t n, size_t *end)
         at++;
     }
     s->line_off = at;
-    if ((int64_t)(at - s->off) > s->max_bulk_bytes)
+    if ((int64_t)(at - s->off) - 1 > s->max_bulk_bytes)
         return cp_scan__bad(s, CP_WHY_LIMIT);
     return CP_AGAIN;
 }
@@ -130,7 +133,7 @@ cp_scan__text(cp_scan *s, const char *data, size_t n)
     else if (type == '#')
         good = to - from == 1 && (*from == 't' || *from == 'f');
     else if (type == ',')
-        good = from != to;
+        good = from != to && memchr(from, '\0', (size_t)(to - from)) == NULL;
     if (!good)
         return cp_scan__bad(s, CP_WHY_LENGTH);
     s->off = end;

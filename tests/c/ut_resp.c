@@ -156,6 +156,28 @@ TEST(aggregates_of_every_type_are_replies)
     WHOLE("*2\r\n*-1\r\n$-1\r\n");
 }
 
+TEST(runs_of_short_strings_are_replies)
+{
+    WHOLE("*5\r\n$0\r\n\r\n$1\r\na\r\n$2\r\nbc\r\n$-1\r\n$3\r\ndef\r\n");
+    WHOLE("%2\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$12\r\n0123456789ab\r\n");
+    WHOLE("*2\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n*2\r\n$1\r\na\r\n:1\r\n");
+    WHOLE("*3\r\n$0004\r\nabcd\r\n$00004\r\nabcd\r\n+x\r\n");
+    WHOLE("*3\r\n$2\r\n\r\n\r\n$4\r\n$1\r\n\r\n$1\r\n\n\r\n");
+    WHOLE(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nd\r\n");
+}
+
+TEST(a_fault_in_a_run_of_short_strings_is_met)
+{
+    BAD("*4\r\n$1\r\na\r\n$1\r\nbc\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_ENDING);
+    BAD("*4\r\n$1\r\na\r\n$1\r\nb\n\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_ENDING);
+    BAD("*4\r\n$1\r\na\r\n$\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$1a\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$1\rx$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$-2\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$4097\r\n", CP_WHY_LIMIT);
+    BAD("*4\r\n$1\r\na\r\nx", CP_WHY_TYPE);
+}
+
 TEST(attributes_belong_to_the_value_behind_them)
 {
     WHOLE("|1\r\n+ttl\r\n:3600\r\n+value\r\n");

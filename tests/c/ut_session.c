@@ -31,25 +31,39 @@ TEST(an_open_transaction_is_remembered_until_it_is_over)
     CHECK_EQ(after(0, "MULTI", NULL), CP_SESSION_MULTI);
     CHECK_EQ(after(CP_SESSION_MULTI, "GET", "a"), CP_SESSION_MULTI);
     CHECK_EQ(after(CP_SESSION_MULTI, "EXEC", NULL), 0);
-    CHECK_EQ(after(CP_SESSION_MULTI, "DISCARD", NULL), 0);
+    CHECK_EQ(after(CP_SESSION_MULTI, "DISCARD", NULL), CP_SESSION_LEAVING);
 }
 
 TEST(a_watch_is_remembered_until_it_is_over)
 {
     CHECK_EQ(after(0, "WATCH", "a"), CP_SESSION_WATCH);
     CHECK_EQ(after(CP_SESSION_WATCH, "GET", "a"), CP_SESSION_WATCH);
-    CHECK_EQ(after(CP_SESSION_WATCH, "UNWATCH", NULL), 0);
+    CHECK_EQ(after(CP_SESSION_WATCH, "UNWATCH", NULL), CP_SESSION_LEAVING);
     int both = after(CP_SESSION_WATCH, "MULTI", NULL);
     CHECK_EQ(both, CP_SESSION_WATCH | CP_SESSION_MULTI);
     CHECK_EQ(after(both, "EXEC", NULL), 0);
-    CHECK_EQ(after(both, "DISCARD", NULL), 0);
+    CHECK_EQ(after(both, "DISCARD", NULL), CP_SESSION_LEAVING);
+}
+
+TEST(what_has_nothing_to_end_waits_for_no_reply)
+{
+    CHECK_EQ(after(0, "UNWATCH", NULL), 0);
+    CHECK_EQ(after(0, "DISCARD", NULL), 0);
+    CHECK_EQ(after(0, "EXEC", NULL), 0);
+}
+
+TEST(a_session_that_is_being_left_may_be_opened_again)
+{
+    CHECK_EQ(after(CP_SESSION_LEAVING, "GET", "a"), CP_SESSION_LEAVING);
+    CHECK_EQ(after(CP_SESSION_LEAVING, "MULTI", NULL), CP_SESSION_LEAVING | CP_SESSION_MULTI);
+    CHECK_EQ(after(CP_SESSION_LEAVING, "WATCH", "a"), CP_SESSION_LEAVING | CP_SESSION_WATCH);
+    CHECK_EQ(after(CP_SESSION_LEAVING, "MONITOR", NULL), CP_SESSION_LEAVING | CP_SESSION_OPEN);
 }
 
 TEST(exec_without_multi_is_an_error_that_leaves_the_watches)
 {
     CHECK_EQ(after(CP_SESSION_WATCH, "EXEC", NULL), CP_SESSION_WATCH);
     CHECK_EQ(after(CP_SESSION_WATCH, "DISCARD", NULL), CP_SESSION_WATCH);
-    CHECK_EQ(after(0, "EXEC", NULL), 0);
 }
 
 TEST(unwatch_in_a_transaction_is_only_queued)
@@ -86,8 +100,8 @@ TEST(the_case_of_letters_does_not_matter)
     CHECK_EQ(after(0, "multi", NULL), CP_SESSION_MULTI);
     CHECK_EQ(after(0, "Watch", "a"), CP_SESSION_WATCH);
     CHECK_EQ(after(CP_SESSION_MULTI, "exec", NULL), 0);
-    CHECK_EQ(after(CP_SESSION_MULTI, "Discard", NULL), 0);
-    CHECK_EQ(after(CP_SESSION_WATCH, "unwatch", NULL), 0);
+    CHECK_EQ(after(CP_SESSION_MULTI, "Discard", NULL), CP_SESSION_LEAVING);
+    CHECK_EQ(after(CP_SESSION_WATCH, "unwatch", NULL), CP_SESSION_LEAVING);
     CHECK_EQ(after(0, "subscribe", "a"), CP_SESSION_OPEN);
     CHECK_EQ(after(0, "pSubscribe", "a"), CP_SESSION_OPEN);
     CHECK_EQ(after(0, "monitor", NULL), CP_SESSION_OPEN);

@@ -22,7 +22,7 @@ import redis.sentinel
 
 import cpool
 
-PATIENCE_S = 20.0
+PATIENCE_S = 15.0
 REDIS_VERSION = tuple(int(part) for part in redis.__version__.split(".")[:2])
 HAS_MAINTENANCE = hasattr(redis.connection, "MaintNotificationsAbstractConnectionPool")
 

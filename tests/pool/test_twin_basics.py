@@ -15,9 +15,12 @@ from redis.retry import Retry
 
 from tests.pool.conftest import MakePool
 from tests.pool.support import (
+    CPOOL,
+    REDIS_PY,
     REDIS_VERSION,
     Implementation,
     StubConnection,
+    Task,
     all_lent,
     is_answering,
 )
@@ -54,8 +57,7 @@ def test_connections_lent_at_the_same_time_are_different(
 
 def test_an_exhausted_pool_raises_at_once(impl: Implementation, make_pool: MakePool) -> None:
     pool = make_pool(impl.ConnectionPool, max_connections=1)
-    pool.get_connection()
-    with pytest.raises(MaxConnectionsError) as caught:
+    with all_lent(pool, 1), pytest.raises(MaxConnectionsError) as caught:
         pool.get_connection()
     assert type(caught.value) is MaxConnectionsError
     assert str(caught.value) == "Too many connections"
@@ -74,29 +76,38 @@ def test_an_exhausted_blocking_pool_raises_when_its_time_is_over(
     impl: Implementation, make_pool: MakePool
 ) -> None:
     pool = make_pool(impl.BlockingConnectionPool, max_connections=1, timeout=0.01)
-    pool.get_connection()
-    with pytest.raises(ConnectionError) as caught:
+    with all_lent(pool, 1), pytest.raises(ConnectionError) as caught:
         pool.get_connection()
     assert str(caught.value).startswith("No connection available.")
 
 
 def test_a_changed_limit_holds_from_now_on(impl: Implementation, make_pool: MakePool) -> None:
     pool = make_pool(impl.ConnectionPool, max_connections=1)
-    pool.get_connection()
-    pool.max_connections = 2
-    pool.get_connection()
-    with pytest.raises(MaxConnectionsError):
-        pool.get_connection()
+    with all_lent(pool, 1):
+        pool.max_connections = 2
+        with all_lent(pool, 1), pytest.raises(MaxConnectionsError):
+            pool.get_connection()
+
+
+def test_a_lowered_limit_holds_for_connections_not_made_yet(
+    impl: Implementation, make_pool: MakePool
+) -> None:
+    pool = make_pool(impl.ConnectionPool, max_connections=3)
+    with all_lent(pool, 2):
+        pool.max_connections = 2
+        with pytest.raises(MaxConnectionsError):
+            pool.get_connection()
+    with all_lent(pool, 2):
+        pass
 
 
 def test_a_changed_timeout_of_a_blocking_pool_holds_from_now_on(
     impl: Implementation, make_pool: MakePool
 ) -> None:
     pool = make_pool(impl.BlockingConnectionPool, max_connections=1, timeout=None)
-    pool.get_connection()
     pool.timeout = 0.01
-    with pytest.raises(ConnectionError, match="No connection available"):
-        pool.get_connection()
+    with all_lent(pool, 1), pytest.raises(ConnectionError, match="No connection available"):
+        Task(pool.get_connection).result()
 
 
 # -- Connections that are not what they should be ------------------------------------------
@@ -116,9 +127,10 @@ def test_a_connection_the_server_has_closed_is_replaced(
     pool = make_pool(pool_class, protocol=2)
     connection = pool.get_connection()
     old_address = connection._sock.getsockname()
+    host, port = old_address
     pool.release(connection)
     with redis.Redis(port=redis_server.port) as client:
-        client.client_kill("%s:%d" % old_address)
+        client.client_kill(f"{host}:{port}")
     assert pool.get_connection() is connection
     assert connection._sock.getsockname() != old_address
     assert is_answering(connection)
@@ -178,7 +190,9 @@ def test_an_error_of_the_check_that_is_no_network_error_is_raised(pool_class: An
 # -- Giving back ------------------------------------------------------------------------
 
 
-def test_a_connection_of_another_pool_is_ignored(impl: Implementation, make_pool: MakePool) -> None:
+def test_a_connection_of_another_pool_is_ignored(
+    impl: Implementation, make_pool: MakePool
+) -> None:
     pool, other = make_pool(impl.ConnectionPool), make_pool(impl.ConnectionPool)
     stranger = other.get_connection()
     pool.release(stranger)
@@ -192,8 +206,7 @@ def test_a_connection_of_nobody_is_ignored(impl: Implementation, make_pool: Make
     pool = make_pool(impl.ConnectionPool, max_connections=1)
     pool.release(impl.Connection())
     pool.release(StubConnection())
-    pool.get_connection()
-    with pytest.raises(MaxConnectionsError):
+    with all_lent(pool, 1), pytest.raises(MaxConnectionsError):
         pool.get_connection()
 
 
@@ -202,7 +215,8 @@ def test_a_second_release_is_harmless(impl: Implementation, make_pool: MakePool)
     connection = pool.get_connection()
     pool.release(connection)
     pool.release(connection)
-    assert pool.get_connection() is not pool.get_connection()
+    first, second = pool.get_connection(), pool.get_connection()
+    assert first is not second
 
 
 @pytest.mark.skipif(REDIS_VERSION < (7, 0), reason="should_reconnect() came with redis-py 7.0")
@@ -285,7 +299,8 @@ def test_reset_forgets_all_connections_and_closes_none(
     pool.release(idle)
     pool.reset()
     assert is_answering(idle) and is_answering(lent)
-    assert {pool.get_connection(), pool.get_connection()}.isdisjoint({idle, lent})
+    with all_lent(pool, 2) as fresh:
+        assert {idle, lent}.isdisjoint(fresh)
 
 
 def test_a_pool_is_true_hashable_and_can_be_referred_to_weakly(pool_class: Any) -> None:
@@ -359,8 +374,7 @@ def test_set_retry_reaches_every_connection(impl: Implementation, make_pool: Mak
     pool.release(idle)
     retry = Retry(NoBackoff(), 7)
     pool.set_retry(retry)
-    pool.get_connection()
-    later = pool.get_connection()
+    later = pool.make_connection()
     assert pool.connection_kwargs["retry"] is retry
     assert [c.retry._retries for c in (idle, lent, later)] == [7, 7, 7]
 
@@ -427,8 +441,6 @@ def deprecations(pool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
 def test_deprecated_arguments_are_warned_of_in_the_same_words(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    from tests.pool.support import CPOOL, REDIS_PY
-
     ours, theirs = (
         deprecations(getattr(impl, name)(connection_class=StubConnection), args, kwargs)
         for impl in (CPOOL, REDIS_PY)

@@ -31,3 +31,12 @@ def fd_wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     made = make_wire("fd", request)
     yield made
     made.close()
+
+
+@pytest.fixture
+def all_wires(request: pytest.FixtureRequest) -> Iterator[list[Wire]]:
+    """Give listening sockets of all kinds, for a test that takes its time once."""
+    made = [make_wire(kind, request) for kind in KINDS]
+    yield made
+    for wire in made:
+        wire.close()

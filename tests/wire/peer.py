@@ -153,14 +153,18 @@ class Link:
             self.peer.sendall(piece)
             wait_for(lambda: self.unread_bytes == 0, "the client reads the piece")
 
-    def wait_ended(self) -> None:
-        """Wait until the client's kernel knows that the connection is over."""
+    def wait_closed(self) -> None:
+        """Wait until the client's kernel knows that nothing more will come."""
+        self._wait_event(select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+
+    def wait_broken(self) -> None:
+        """Wait until the client's kernel knows that nothing more can be sent."""
+        self._wait_event(select.POLLHUP | select.POLLERR)
+
+    def _wait_event(self, wanted: int) -> None:
         poll = select.poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        wait_for(
-            lambda: any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0)),
-            "the end of the connection",
-        )
+        poll.register(self.sock.fileno(), wanted)
+        wait_for(lambda: poll.poll(0), "the end of the connection")
 
     def receive(self, n_bytes: int) -> bytes:
         """Read that many bytes of what the client sends."""

@@ -50,33 +50,35 @@ def closed_within_a_large_reply(link: Link) -> Outcome:
 
 def reset_before_the_reply(link: Link) -> Outcome:
     link.reset()
-    link.wait_ended()
+    link.wait_broken()
     return outcome(link.conn, link.conn.read_response)
 
 
 def reset_with_unread_requests(link: Link) -> Outcome:
     link.conn.send_command("PING")
     link.reset()
-    link.wait_ended()
+    link.wait_broken()
     return outcome(link.conn, link.conn.read_response)
 
 
 def closed_before_the_request(link: Link) -> Outcome:
     link.close()
-    link.conn.send_command("PING")
-    link.wait_ended()
+    result = outcome(link.conn, lambda: link.conn.send_command("PING"))
+    if result.error is not None:  # a unix socket knows at once
+        return result
+    link.wait_broken()
     return outcome(link.conn, lambda: link.conn.send_command("PING"))
 
 
 def reset_before_the_request(link: Link) -> Outcome:
     link.reset()
-    link.wait_ended()
+    link.wait_broken()
     return outcome(link.conn, lambda: link.conn.send_command("PING"))
 
 
 def closed_and_asked_if_readable(link: Link) -> Outcome:
     link.close()
-    link.wait_ended()
+    link.wait_closed()
     return outcome(link.conn, lambda: link.conn.can_read(timeout=0))
 
 
@@ -115,13 +117,6 @@ def loading_reply_kept_open(link: Link) -> Outcome:
     return outcome(link.conn, lambda: link.conn.read_response(disconnect_on_error=False))
 
 
-def reply_not_in_the_encoding(link: Link) -> Outcome:
-    link.conn.encoder.decode_responses = True
-    link.conn._parser.on_connect(link.conn)
-    link.send(bulk(b"\xff\xfe"))
-    return outcome(link.conn, link.conn.read_response)
-
-
 # The situation, and the exception redis-py raises for it on a TCP connection.
 SITUATIONS: dict[Situation, type[Exception]] = {
     closed_before_the_reply: ConnectionError,
@@ -139,7 +134,6 @@ SITUATIONS: dict[Situation, type[Exception]] = {
     authentication_reply: AuthenticationError,
     too_many_clients_reply: ConnectionError,
     loading_reply_kept_open: BusyLoadingError,
-    reply_not_in_the_encoding: UnicodeDecodeError,
 }
 
 
@@ -156,6 +150,20 @@ def test_an_error_is_redis_pys_in_type_text_and_consequence(
 ) -> None:
     theirs, ours = both(wire, situation, protocol=protocol)
     assert theirs.error is SITUATIONS[situation]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_a_reply_that_is_not_in_the_encoding_closes_the_connection(
+    wire: Wire, protocol: int, size: int
+) -> None:
+    def situation(link: Link) -> Outcome:
+        link.send(bulk(b"\xff" * size))
+        return outcome(link.conn, link.conn.read_response)
+
+    theirs, ours = both(wire, situation, protocol=protocol, decode_responses=True)
+    assert theirs.error is UnicodeDecodeError
     assert ours == theirs
 
 
