@@ -32,6 +32,7 @@ cp_scan_reset(cp_scan *s)
 {
     s->off = s->line_off = s->body = 0;
     s->depth = 0;
+    s->whole = 0;
     s->why = CP_WHY_NONE;
 }
 
@@ -258,6 +259,8 @@ cp_status
 cp_scan_step(cp_scan *s, const char *data, size_t n)
 {
     s->body = 0;
+    if (s->whole)
+        return CP_OK;
     for (;;) {
         cp_status st;
         int opened = 0;
@@ -280,8 +283,10 @@ cp_scan_step(cp_scan *s, const char *data, size_t n)
             return st;
         while (!opened && s->depth > 0 && --s->left[s->depth - 1] == 0)
             s->depth--;
-        if (s->depth == 0)
+        if (s->depth == 0) {
+            s->whole = 1;
             return CP_OK;
+        }
         cp_scan__run(s, data, n);
     }
 }

@@ -33,6 +33,7 @@ typedef struct cp_scan {
     size_t line_off; /* how far a line without its end was searched */
     size_t body;     /* after CP_AGAIN: where an unfinished top-level string begins, or 0 */
     int64_t body_len; /* and how long it will be, without its CR LF */
+    int whole;       /* CP_OK was said, and is said again until the reset */
     cp_why why;      /* after CP_E_PROTO; the offending header is at off */
     int64_t max_bulk_bytes;
     uint32_t max_depth;

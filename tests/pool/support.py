@@ -105,6 +105,24 @@ class StubConnection:
         pass
 
 
+def that_may_be_cached(connection_class: Any) -> Any:
+    """Make a connection class for client-side caching with a server of any version.
+
+    redis-py asks for one that calls itself Redis 7.4, though 6.0 can track keys.
+    """
+
+    class Recent(connection_class):  # type: ignore[misc]
+        @property
+        def handshake_metadata(self) -> dict[str, Any]:
+            return {"server": "redis", "version": "7.4.0", "proto": 3}
+
+        @handshake_metadata.setter
+        def handshake_metadata(self, value: Any) -> None:
+            pass
+
+    return Recent
+
+
 def wait_for(
     done: Callable[[], object], what: str = "the condition", timeout_s: float = PATIENCE_S
 ) -> None:
