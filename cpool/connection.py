@@ -192,12 +192,17 @@ def _constructor(redis_class: type) -> Any:
         for name, parameter in inspect.signature(_ConnectionMixin._set_limits).parameters.items()
         if name in _LIMITS
     ]
-    *given, rest = theirs.parameters.values()
+    given = list(theirs.parameters.values())
+    rest = [given.pop()] if given[-1].kind is inspect.Parameter.VAR_KEYWORD else []
     __init__.__signature__ = theirs.replace(  # type: ignore[attr-defined]
-        parameters=[*given, *ours, rest]
+        parameters=[*given, *ours, *rest]
     )
     __init__.__doc__ = redis_class.__init__.__doc__  # type: ignore[misc]
     return __init__
+
+
+# For those who look at a class's direct bases only.
+_ConnectionMixin.__init__ = _constructor(_base)  # type: ignore[method-assign]
 
 
 def _positive(option: str, value: Any) -> int:

@@ -462,6 +462,7 @@ cdef class ParserBase:
         p = cp_patience_of(ns_of(timeout), CP_FOREVER)
         return can_read_fd(s, &p) if s.wire.by_fd else can_read_by_method(s, &p)
 
+    @cython.binding(False)
     def read_response(self, disable_decoding=False, push_request=False, timeout=NEVER_GIVEN):
         """Read one reply; errors that end the connection are raised, others returned."""
         cdef Session s = self.session
@@ -796,6 +797,7 @@ cdef class ConnBase:
     def next_health_check(self, value):
         self.next_health = value
 
+    @cython.binding(False)
     def should_reconnect(self):
         """Tell whether somebody asked for a reconnect before the next use."""
         return self.reconnect
@@ -806,6 +808,7 @@ cdef class ConnBase:
 
     # Sending
 
+    @cython.binding(False)
     def send_command(self, *args, **kwargs):
         """Encode a command and send it, or hold it for the read that follows."""
         cdef Session s
@@ -912,6 +915,7 @@ cdef class ConnBase:
 
     # Reading
 
+    @cython.binding(False)
     def read_response(self, disable_decoding=False, *, timeout=NEVER_GIVEN,
                       disconnect_on_error=True, push_request=False):
         """Read one reply. An error reply is raised; after any other error the
@@ -1068,26 +1072,37 @@ cdef class RetryBase:
     policy itself, as its first attempt, so that counts, backoff and callbacks are
     its own."""
 
-    def call_with_retry(self, do, fail, *args, **kwargs):
+    @cython.binding(False)
+    def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):
         cdef ConnBase connection
         cdef object error
         if self.connection == NULL:
-            return self.inner.call_with_retry(do, fail, *args, **kwargs)
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
         connection = <ConnBase>self.connection
         if type(self.inner).call_with_retry not in ORIGINALS["call_with_retry"] \
                 or "call_with_retry" in self.inner.__dict__:
-            return self.inner.call_with_retry(do, fail, *args, **kwargs)
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
         if connection.holder or connection.session is None or connection.rehearsing \
                 or not connection.session.wire.by_fd or connection.script is not None:
-            return self.inner.call_with_retry(do, fail, *args, **kwargs)
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
         try:
             return held(connection, do)
         except self.inner._supported_errors as e:
             error = e
         try:
-            return self.inner.call_with_retry(Replay(connection, do, error), fail, *args, **kwargs)
+            return self.by_policy(Replay(connection, do, error), fail, is_retryable,
+                                  with_failure_count)
         finally:
             error = None
+
+    def by_policy(self, do, fail, is_retryable, with_failure_count):
+        """The wrapped policy's own call, with the arguments its version knows."""
+        kwargs = {}
+        if is_retryable is not None:
+            kwargs["is_retryable"] = is_retryable
+        if with_failure_count:
+            kwargs["with_failure_count"] = True
+        return self.inner.call_with_retry(do, fail, **kwargs)
 
     @property
     def _backoff(self):

@@ -340,6 +340,7 @@ cdef class PoolBase:
         return listeners is not None and len(listeners) == 1 \
             and type(listeners[0]) in ORIGINALS["listeners"]
 
+    @cython.binding(False)
     def get_connection(self, *args, **options):
         """Lend a connection: open, owed nothing, with nothing unread.
 
@@ -461,6 +462,7 @@ cdef class PoolBase:
         cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
         return connection
 
+    @cython.binding(False)
     def release(self, connection):
         """Take a connection back. One that is owed a reply, has unread bytes or was
         left in a transaction, a watch or a subscription is closed first.

@@ -27,7 +27,7 @@ import cpool
 from tests.wire.peer import LIBRARIES, Link, Outcome, Wire, bulk, outcome, request
 
 PROTOCOLS = (2, 3)
-LARGE_BYTES = 32 * 1024 * 1024
+LARGE_BYTES = 12 * 1024 * 1024  # more than two socket buffers hold
 Situation = Callable[[Link], Outcome]
 
 

@@ -1,0 +1,39 @@
+# Tasks, by the names CI's jobs have. `make` lists them. PYTHON chooses the interpreter.
+PYTHON ?= python
+REDIS_PY ?= 8.1.0
+PROTOCOL ?= default
+
+.PHONY: help build lint test slow sanitizers suite package demo bench ci
+
+help:  ## list the tasks
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build:  ## build the compiled modules in place, with all that the tasks need
+	$(PYTHON) -m pip install -e ".[dev]"
+
+lint:  ## lints, formats, types
+	.ci/lint
+
+test:  ## the tests
+	$(PYTHON) -m pytest
+
+slow:  ## the tests that take more than a few seconds
+	$(PYTHON) -m pytest -m slow
+
+sanitizers:  ## the C core's tests under ASan, UBSan and TSan
+	$(PYTHON) -m pytest tests/c -m "not soak"
+
+suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|all
+	$(PYTHON) -m tests.redis_suite --redis-py $(REDIS_PY) --protocol $(PROTOCOL)
+
+package:  ## sdist and wheel into dist/, checked
+	.ci/package dist
+
+demo:  ## cpool against redis-py, with the server killed in the middle
+	$(PYTHON) -m cpool demo
+
+bench:  ## a quick look at the benchmarks
+	$(PYTHON) bench/all.py --quick
+
+ci:  ## all that .ci/run does, on a copy of the tree
+	.ci/run

@@ -1,0 +1,1 @@
+"""Tests of the RESP codec: replies to objects, commands to bytes."""
