@@ -265,10 +265,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             connection.disconnect()
             metrics.count(self, used=-1, pool_name="unknown_pool")
             return False
-        session = getattr(connection, "_session", None)
         if _should_reconnect(connection):
             connection.disconnect()
-        elif session is not None and not session.clean:
+        elif _is_dirty(connection):
             self._count_discarded()
             connection.disconnect()
         metrics.count(self, used=-1, idle=1)
@@ -346,6 +345,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Return what the pool holds at this moment and has done so far."""
         name = self.name or getattr(self, "_pool_id", None) or type(self).__name__
         return PoolStats(name=name, **self._stats())
+
+
+def _is_dirty(connection: Any) -> bool:
+    """Whether a reply is owed, bytes are unread or a session state was left open."""
+    session = getattr(connection, "_session", None)
+    return session is not None and not session.clean
 
 
 def _should_reconnect(connection: Any) -> bool:

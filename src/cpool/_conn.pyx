@@ -163,6 +163,7 @@ cdef class Session:
             return self.flush_by_method()
         out = self.detach()
         lay_out(&sending, out, self.wire.idle_ns())
+        self.users += 1
         try:
             while True:
                 with nogil:
@@ -171,6 +172,7 @@ cdef class Session:
                     break
                 PyErr_CheckSignals()
         finally:
+            self.users -= 1
             PyMem_RawFree(sending.many)
         if st != CP_OK:
             raise from_status(st, err)
@@ -293,6 +295,7 @@ cdef class Session:
         if self.reading:
             raise in_use_elsewhere()
         self.reading = True
+        self.users += 1
         sending.count = 0
         sending.many = NULL
         try:
@@ -302,6 +305,7 @@ cdef class Session:
             return self.receive(decode, p, &sending, out)
         finally:
             self.reading = False
+            self.users -= 1
             PyMem_RawFree(sending.many)
 
     cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out):
@@ -351,6 +355,12 @@ cdef class Session:
 
     cdef bint has_unread(self) noexcept:
         return cp_buf_size(&self.reader.buf) != 0 or self.reader.big is not None
+
+    cdef int close(self) except -1:
+        """Let go of the descriptor, unless a thread is inside a verb: it then does."""
+        if self.users == 0:
+            self.wire.let_go()
+        return 0
 
     cdef int left_or_not(self, object reply) except -1:
         """A DISCARD or UNWATCH is answered, or another command while one is to be."""
@@ -441,6 +451,8 @@ cdef class ParserBase:
         connection = None if self.connection is None else self.connection()
         if connection is not None and isinstance(connection, ConnBase):
             (<ConnBase>connection).send_held(self.session)
+            if self.session is not None:
+                self.session.close()
             if (<ConnBase>connection).session is self.session:
                 (<ConnBase>connection).session = None
         self.session = None
@@ -460,7 +472,11 @@ cdef class ParserBase:
             return True
         s.flush()
         p = cp_patience_of(ns_of(timeout), CP_FOREVER)
-        return can_read_fd(s, &p) if s.wire.by_fd else can_read_by_method(s, &p)
+        s.users += 1
+        try:
+            return can_read_fd(s, &p) if s.wire.by_fd else can_read_by_method(s, &p)
+        finally:
+            s.users -= 1
 
     @cython.binding(False)
     def read_response(self, disable_decoding=False, push_request=False, timeout=NEVER_GIVEN):
@@ -500,8 +516,12 @@ cdef class ParserBase:
                 s.owed = 0
                 s.flags |= CP_SESSION_OPEN
             if s.reader.fatal is not None:
-                reply = None
-                raise s.reader.fatal
+                # No reference from the session to the error, whose traceback holds it.
+                reply, s.reader.fatal = s.reader.fatal, None
+                try:
+                    raise reply
+                finally:
+                    reply = None
             return reply
 
     @property

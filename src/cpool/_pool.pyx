@@ -36,6 +36,7 @@ cdef class Reclaim:
             (<Slots>self.home.slots).reclaim(self.slot, ref)
 
 
+@cython.no_gc_clear  # __dealloc__ needs home; cycles are broken at the pool
 @cython.final
 cdef class Slots:
     def __cinit__(self, uint32_t max_connections, bint fifo):

@@ -52,6 +52,7 @@ cdef class Wire:
                             # past sock.close() while a verb may be using it
     cdef object gettimeout  # bound method, or None where there is none
 
+    cdef int let_go(self) except -1
     cdef int64_t idle_ns(self) except -1
     cdef cp_peeked peek(self, char *byte) except *
     cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1

@@ -67,6 +67,12 @@ cdef class Wire:
         """Whether I/O goes by the descriptor, with the GIL released."""
         return self.by_fd
 
+    cdef int let_go(self) except -1:
+        """Hold the descriptor open no longer. Every later verb fails."""
+        self.raw.fd = -1
+        self.guard = None
+        return 0
+
     cdef int64_t idle_ns(self) except -1:
         """The socket's own timeout, as it is at this moment."""
         cdef object timeout_s

@@ -75,8 +75,10 @@ def run(options: argparse.Namespace, workdir: Path) -> int:
 def main(argv: list[str]) -> int:
     """Run the command, tidy up and return its exit status."""
     options = parse_arguments(argv)
-    # So that a terminated run stops its servers as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminated run stops its servers as an interrupted one does; and a shell's background
+    # jobs start with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     workdir = (options.workdir or Path(tempfile.mkdtemp(prefix="redis-suite-"))).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     status = 2

@@ -105,7 +105,7 @@ def print_comparison(
     titles = {
         "regression": "regressions",
         "flaky": "flaky: failed once, passed when run again",
-        "flaky-both": "flaky with both",
+        "flaky-both": "fails at times with redis-py's classes too",
         "allowed": "allowed to fail",
     }
     for verdict, title in titles.items():
