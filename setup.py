@@ -27,7 +27,9 @@ SANITIZE = os.environ.get("CPOOL_SANITIZE", "")
 MODULES = {
     "_resp": ["cp_buf.c", "cp_resp.c"],
     "_wire": ["cp_wire.c"],
-    "_conn": ["cp_buf.c", "cp_resp.c", "cp_wire.c"],
+    "_session": ["cp_buf.c", "cp_resp.c", "cp_wire.c"],
+    "_conn": [],
+    "_retry": [],
     "_pool": ["cp_waitq.c", "cp_fork.c"],
 }
 

@@ -5,35 +5,15 @@ resolution order. For a type checker they derive from it, so that what they hand
 super() is known; at run time they derive from `object`.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, final
+from collections.abc import Iterable
+from typing import Any
 
-from redis._parsers import Encoder
 from redis._parsers.base import BaseParser
 from redis.connection import AbstractConnection
-from redis.retry import Retry
 
-from cpool._resp import Packer
+from cpool._session import Session
 
 class HandshakeMismatch(Exception): ...
-
-class Packed(list[Any]):
-    commands: int
-    chunks: int
-    effects: list[tuple[bytes, bytes]]
-
-@final
-class Session:
-    @property
-    def owed(self) -> int: ...
-    @owed.setter
-    def owed(self, value: int) -> None: ...
-    @property
-    def clean(self) -> bool: ...
-    @property
-    def uses_fd(self) -> bool: ...
-    @property
-    def buffer_bytes(self) -> int: ...
 
 class ParserBase(BaseParser):
     _sock: Any
@@ -120,17 +100,4 @@ class ConnBase(AbstractConnection):  # type: ignore[misc]  # the class behind it
 
 host_property: Any
 
-class RetryBase(Retry):
-    _backoff: Any
-    _retries: int
-    _supported_errors: Any
-    def call_with_retry(
-        self, do: Callable[[], Any], fail: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any: ...
-    def __copy__(self) -> Retry: ...
-    def __deepcopy__(self, memo: dict[int, Any]) -> Retry: ...
-    def __reduce__(self) -> Any: ...
-
-def packer_of(encoder: Encoder, split_large: bool = False) -> Packer: ...
 def set_originals(functions: dict[str, frozenset[Any]], sentinel: object) -> None: ...
-def bind_retry(retry: RetryBase, connection: ConnBase, inner: Retry) -> RetryBase: ...

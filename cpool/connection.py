@@ -16,7 +16,7 @@ from redis._parsers.socket import SocketBuffer
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
-from cpool import _conn, _resp
+from cpool import _conn, _resp, _retry, _session
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -36,10 +36,10 @@ _conn.set_originals(
         ),
         "re_auth": frozenset({_base.re_auth}),
         "check_health": frozenset({_base.check_health}),
-        "call_with_retry": frozenset({Retry.call_with_retry}),
     },
     SENTINEL,
 )
+_retry.set_original(Retry.call_with_retry)
 
 
 class _SessionParser(_conn.ParserBase):
@@ -79,7 +79,7 @@ class RESP3Parser(_SessionParser, _RESP3Parser):
     reads_pushes = True
 
 
-class JoinedRetry(_conn.RetryBase, Retry):
+class JoinedRetry(_retry.RetryBase, Retry):
     """A connection's Retry, through which a command is sent and read in one go."""
 
     def __init__(self) -> None:
@@ -106,13 +106,13 @@ class _ConnectionMixin(_conn.ConnBase):
         super().set_parser(parser_class)
 
     def _construct_command_packer(self, packer: Any) -> Any:
-        return _conn.packer_of(self.encoder) if packer is None else packer
+        return _session.packer_of(self.encoder) if packer is None else packer
 
     def _join_retry(self, inner: Any) -> Any:
         """The view of a retry policy that reading `retry` gives."""
         if type(inner) is not Retry or "call_with_retry" in vars(inner):
             return inner
-        return _conn.bind_retry(JoinedRetry(), self, inner)
+        return _retry.bind_retry(JoinedRetry(), self, inner)
 
     def update_parser_timeout(self, timeout: float | None = None) -> None:
         """Do nothing where the compiled reader is at work: it asks the socket."""

@@ -144,7 +144,6 @@ def test_cython_uses_only_its_own_layer_and_those_above(path: Path) -> None:
     theirs = {name for name in cimported(text) if not name.startswith("cpool")}
     assert below(row, ours | own_headers(text)) == set()
     assert all(name.split(".")[0] in {"cpython", "libc", "cython"} for name in theirs)
-    # iovec is the wire's; whoever sends needs its name, but no call of the system's
     assert system_headers(text) - {"Python.h"} <= row.headers
 
 

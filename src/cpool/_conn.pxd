@@ -1,56 +1,9 @@
 # cython: language_level=3
-"""A connection's compiled half: the session (one socket's life), the base of the
-parsers, of the connections and of their retry object. Layer 3."""
+"""The bases of the connections and of their parsers. Layer 3."""
 
 from libc.stdint cimport int64_t, uint32_t
 
-from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
-from cpool._wire cimport Wire, cp_patience, cp_wire, iovec
-
-
-cdef struct Sending:
-    iovec few[1]            # what is left to go out, where one stretch is all
-    iovec *many             # where it is more; or NULL
-    int count
-    cp_patience patience
-
-
-cdef class Session:
-    """From connect to disconnect: everything that belongs to one socket.
-
-    A thread inside a verb holds a reference of its own, so another thread may
-    end the session at any time: the memory and the descriptor stay until the
-    last user has left. Owned by the connection's borrower.
-    """
-    cdef Wire wire
-    cdef Reader reader
-    cdef cp_buf *inbox      # the reader's buffer and scanner, for use without the GIL
-    cdef cp_scan *scan
-    cdef Outbox out
-    cdef Packer packer
-    cdef Py_ssize_t owed    # the ledger: replies to come for what was sent or held
-    cdef Outbox spare       # an empty one, for the next detach()
-    cdef bint reading       # a thread is inside a read: the reader is its own
-    cdef int users          # threads inside a verb: they need the descriptor
-    cdef bint broken        # a send has begun and is not known to have ended
-    cdef int flags          # CP_SESSION_*: state the next borrower must not meet
-
-    cdef int note(self, Outbox out) except -1
-    cdef int note_request(self, const char *data, size_t size) except -1
-    cdef Outbox detach(self)
-    cdef int sent(self, Outbox out) except -1
-    cdef int flush(self) except -1
-    cdef int flush_by_method(self) except -1
-    cdef int send_first(self, Sending *sending, Outbox out) except -1
-    cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
-    cdef cp_status pump_by_method(self, cp_patience *p) except *
-    cdef int fill_big(self, cp_patience *p) except -1
-    cdef object next_reply(self, bint decode, cp_patience *p)
-    cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
-    cdef int left_or_not(self, object reply) except -1
-    cdef int close(self) except -1
-    cdef bint has_unread(self) noexcept
-    cdef bint is_clean(self) noexcept
+from cpool._session cimport Session
 
 
 cdef class ParserBase:
@@ -94,17 +47,10 @@ cdef class ConnBase:
     cdef int part_from_retry(self) except -1
     cdef Session ready(self, bint check_health)
     cdef bint holds(self) noexcept
-    cdef int queue_packed(self, Session s, object command) except -1
     cdef int after_queue(self, Session s) except -1
     cdef int send_held(self, Session s) except -1
     cdef int flush_or_close(self, Session s) except -1
     cdef bint pool_may_skip(self) except -1
-
-
-cdef class RetryBase:
-    """What the retry object of a connection is made of, beside redis-py's."""
-    cdef object inner       # the Retry that decides
-    cdef void *connection   # borrowed; NULL once the connection is gone
 
 
 cdef enum:

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Connections: a session per socket with its reply ledger, and redis-py's verbs on it.
+"""Connections and parsers: redis-py's verbs on a session.
 
 The classes here are bases that `cpool.connection` joins with redis-py's own. Each
 verb asks first whether anybody has replaced what it would bypass (a subclass, a
@@ -11,24 +11,15 @@ import weakref
 from time import monotonic
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
-from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memcpy
 
-from cpool._resp cimport (
-    CP_AGAIN, CP_BIG, CP_E_EOF, CP_E_INTR, CP_E_NOMEM, CP_E_PROTO, CP_E_RTIMEOUT, CP_OK,
-    cp_buf_commit, cp_buf_end, cp_buf_head, cp_buf_reserve, cp_buf_room, cp_buf_size,
-    cp_scan_request, cp_scan_step,
-    raise_protocol_error,
+from cpool._resp cimport CP_E_EOF, Packer
+from cpool._session cimport (
+    CP_SESSION_LEAVING, CP_SESSION_OPEN, append_bytes, append_packed, begin_session, can_read,
+    from_status, packed, effects_of,
 )
-from cpool._wire cimport (
-    CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, cp_patience_of, cp_peeked,
-    cp_wire_recv, cp_wire_send, cp_wire_wait, ns_of,
-)
+from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of, ns_of
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
@@ -45,382 +36,9 @@ cdef extern from *:
     """
     unsigned int cp_type_version(PyObject *o)
 
-cdef extern from "cp_session.h" nogil:
-    const int CP_SESSION_MULTI
-    const int CP_SESSION_WATCH
-    const int CP_SESSION_OPEN
-    const int CP_SESSION_LEAVING
-    int cp_session_after(int flags, const char *name, size_t length,
-                         const char *second, size_t second_len)
-
-cdef enum:
-    # How much room a recv() gets at least, and above which size a string is
-    # received straight into its bytes object.
-    RECV_ROOM_BYTES = 16384
-    BIG_BYTES = 65536
-
 
 class HandshakeMismatch(Exception):
     """The handshake that was predicted is not the one that was asked for."""
-
-
-class Packed(list):
-    """Packed commands that know how many they are, for the ledger."""
-
-    __slots__ = ("commands", "chunks", "effects")
-
-
-cdef object from_status(int status, int err):
-    """The only place a cp_status of the wire becomes an exception."""
-    from cpool import errors
-
-    return errors.from_status(status, err)
-
-
-cdef object in_use_elsewhere():
-    from cpool import errors
-
-    return errors.in_use_elsewhere()
-
-
-@cython.final
-cdef class Session:
-    def __cinit__(self, Wire wire, Reader reader, Packer packer):
-        self.wire = wire
-        self.reader = reader
-        self.packer = packer
-        self.out = Outbox()
-        self.inbox = &reader.buf
-        self.scan = &reader.scan
-
-    @property
-    def owed(self):
-        """How many replies are to come for what was sent."""
-        return self.owed
-
-    @owed.setter
-    def owed(self, Py_ssize_t value):
-        self.owed = value
-
-    @property
-    def clean(self):
-        """Whether the next borrower may have it: nothing owed, unread or left open."""
-        return self.is_clean()
-
-    @property
-    def uses_fd(self):
-        """Whether I/O goes by the descriptor, with the GIL released."""
-        return self.wire.by_fd
-
-    @property
-    def buffer_bytes(self):
-        """How much memory the receive buffer holds."""
-        return self.reader.buf.cap
-
-    cdef int note(self, Outbox out) except -1:
-        """Enter the command that was just encoded into the ledger."""
-        return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
-
-    cdef int note_request(self, const char *data, size_t size) except -1:
-        """`data` begins at the header of the command's name."""
-        cdef size_t name_len = 0, second_len = 0
-        cdef const char *name = header(data, &name_len)
-        cdef const char *second = NULL
-        self.owed += 1
-        if self.flags == 0 and name_len < 4:
-            return 0
-        if name + name_len + 4 < data + size and name[name_len + 2] == c"$":
-            second = header(name + name_len + 2, &second_len)
-            if second + second_len > data + size:
-                second = NULL
-        self.flags = cp_session_after(self.flags, name, name_len, second, second_len)
-        return 0
-
-    cdef Outbox detach(self):
-        """Take what is to be sent, so that another thread's commands find an outbox of
-        their own while it goes out without the GIL."""
-        cdef Outbox out = self.out
-        self.out = Outbox() if self.spare is None else self.spare
-        self.spare = None
-        self.broken = True  # until all of it is out
-        return out
-
-    cdef int sent(self, Outbox out) except -1:
-        out.clear()
-        self.spare = out
-        self.broken = False
-        return 0
-
-    cdef int flush(self) except -1:
-        """Send what is held. After an error the session is of no more use."""
-        cdef Sending sending
-        cdef Outbox out
-        cdef cp_status st = CP_OK
-        cdef int err = 0
-        if self.out.is_empty():
-            return 0
-        if not self.wire.by_fd:
-            return self.flush_by_method()
-        out = self.detach()
-        lay_out(&sending, out, self.wire.idle_ns())
-        self.users += 1
-        try:
-            while True:
-                with nogil:
-                    st = send_laid_out(&self.wire.raw, &sending, &err)
-                if st != CP_E_INTR:
-                    break
-                PyErr_CheckSignals()
-        finally:
-            self.users -= 1
-            PyMem_RawFree(sending.many)
-        if st != CP_OK:
-            raise from_status(st, err)
-        return self.sent(out)
-
-    cdef int flush_by_method(self) except -1:
-        """The same by the socket's own method."""
-        cdef Outbox out = self.detach()
-        cdef size_t at = 0
-        cdef int i
-        cdef bytes data = out.buf.data[:out.buf.len]
-        from cpool import errors
-
-        try:
-            for i in range(out.count):
-                self.wire.sock.sendall(data[at:out.segments[i].upto])
-                self.wire.sock.sendall(out.held[i])
-                at = out.segments[i].upto
-            if at < <size_t>len(data):
-                self.wire.sock.sendall(data[at:] if at else data)
-        except TimeoutError:
-            raise errors.write_timed_out() from None
-        except OSError as error:
-            raise errors.write_error(error) from None
-        return self.sent(out)
-
-    cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil:
-        """Send what is laid out, then receive until one reply is whole: the part of
-        a command without the GIL. CP_BIG: a large string comes, see fill_big()."""
-        cdef cp_status st = CP_AGAIN
-        cdef iovec iov
-        cdef size_t got = 0
-        if sending.count:
-            st = send_laid_out(&self.wire.raw, sending, err)
-            if st != CP_OK:
-                return st
-        while True:
-            if cp_buf_reserve(self.inbox, RECV_ROOM_BYTES) != CP_OK:
-                return CP_E_NOMEM
-            iov.iov_base = cp_buf_end(self.inbox)
-            iov.iov_len = cp_buf_room(self.inbox)
-            st = cp_wire_recv(&self.wire.raw, &iov, 1, &got, p, err)
-            if st != CP_OK:
-                return st
-            cp_buf_commit(self.inbox, got)
-            st = cp_scan_step(self.scan, cp_buf_head(self.inbox), cp_buf_size(self.inbox))
-            if st != CP_AGAIN:
-                return st
-            if self.scan.body and self.scan.body_len > BIG_BYTES:
-                return CP_BIG
-
-    cdef cp_status pump_by_method(self, cp_patience *p) except *:
-        """The same through the socket's methods, one receive at a time."""
-        cdef Reader reader = self.reader
-        cdef Py_ssize_t got
-        cdef cp_status st
-        self.flush()
-        if cp_buf_reserve(&reader.buf, RECV_ROOM_BYTES) != CP_OK:
-            raise MemoryError()
-        got = self.wire.recv_by_method(cp_buf_end(&reader.buf), cp_buf_room(&reader.buf), p)
-        if got <= 0:
-            return CP_E_EOF
-        cp_buf_commit(&reader.buf, <size_t>got)
-        st = reader.scan_step()
-        if st == CP_AGAIN and reader.scan.body and reader.scan.body_len > BIG_BYTES:
-            return CP_BIG
-        return st
-
-    cdef int fill_big(self, cp_patience *p) except -1:
-        """Receive the rest of a large string where it will live, and its CR LF into
-        the buffer. May be called again after a timeout."""
-        cdef Reader reader = self.reader
-        cdef iovec iov[2]
-        cdef size_t got = 0, room
-        cdef int err = 0, parts
-        cdef cp_status st
-        cdef char *to
-        while reader.big_got < reader.big_len or cp_buf_size(&reader.buf) < 2:
-            room = <size_t>len(reader.big) - reader.big_got
-            if room == 0 and reader.big_got < reader.big_len:
-                reader.grow_big()
-                room = <size_t>len(reader.big) - reader.big_got
-            if cp_buf_reserve(&reader.buf, RECV_ROOM_BYTES) != CP_OK:
-                raise MemoryError()
-            to = PyBytes_AS_STRING(reader.big) + reader.big_got
-            parts = 0
-            if room:
-                iov[0].iov_base = to
-                iov[0].iov_len = room
-                parts = 1
-            if reader.big_got + room == reader.big_len:
-                iov[parts].iov_base = cp_buf_end(&reader.buf)
-                iov[parts].iov_len = cp_buf_room(&reader.buf)
-                parts += 1
-            if self.wire.by_fd:
-                with nogil:
-                    st = cp_wire_recv(&self.wire.raw, iov, parts, &got, p, &err)
-                if st == CP_E_INTR:
-                    PyErr_CheckSignals()
-                    continue
-                if st != CP_OK:
-                    raise from_status(st, err)
-            else:
-                got = self.wire.recv_by_method(<char *>iov[0].iov_base, iov[0].iov_len, p)
-                if got == 0:
-                    raise from_status(CP_E_EOF, 0)
-            if got > room:
-                cp_buf_commit(&reader.buf, got - room)
-                got = room
-            reader.big_got += got
-        return 0
-
-    cdef object next_reply(self, bint decode, cp_patience *p):
-        """The next reply or push, waited for as long as `p` says.
-
-        What has come in of it stays after a timeout, for the next call. Two threads
-        can't read from one connection: the second gets an error, not garbage."""
-        cdef Sending sending
-        cdef Outbox out = None
-        if self.reading:
-            raise in_use_elsewhere()
-        self.reading = True
-        self.users += 1
-        sending.count = 0
-        sending.many = NULL
-        try:
-            if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
-                out = self.detach()
-                lay_out(&sending, out, self.wire.idle_ns())
-            return self.receive(decode, p, &sending, out)
-        finally:
-            self.reading = False
-            self.users -= 1
-            PyMem_RawFree(sending.many)
-
-    cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out):
-        cdef Reader reader = self.reader
-        cdef cp_status st = CP_AGAIN
-        cdef int err = 0
-        if reader.big is not None:
-            st = CP_BIG
-        elif cp_buf_size(&reader.buf):
-            if out is not None:
-                self.send_first(sending, out)
-                out = None
-            st = reader.scan_step()
-        while st != CP_OK:
-            if st == CP_BIG:
-                if reader.big is None:
-                    reader.begin_big()
-                self.fill_big(p)
-                return reader.take_big(decode)
-            if st == CP_E_PROTO:
-                raise_protocol_error(reader, st)
-            if st == CP_E_INTR:
-                PyErr_CheckSignals()
-            elif st != CP_AGAIN:
-                raise from_status(st, err)
-            if self.wire.by_fd:
-                with nogil:
-                    st = self.pump(sending, p, &err)
-                if out is not None and sending.count == 0:
-                    self.sent(out)
-                    out = None
-            else:
-                st = self.pump_by_method(p)
-        return reader.take(decode)
-
-    cdef int send_first(self, Sending *sending, Outbox out) except -1:
-        """Send what is laid out although a reply may be at hand already."""
-        cdef cp_status st = CP_E_INTR
-        cdef int err = 0
-        while st == CP_E_INTR:
-            PyErr_CheckSignals()
-            with nogil:
-                st = send_laid_out(&self.wire.raw, sending, &err)
-        if st != CP_OK:
-            raise from_status(st, err)
-        return self.sent(out)
-
-    cdef bint has_unread(self) noexcept:
-        return cp_buf_size(&self.reader.buf) != 0 or self.reader.big is not None
-
-    cdef int close(self) except -1:
-        """Let go of the descriptor, unless a thread is inside a verb: it then does."""
-        if self.users == 0:
-            self.wire.let_go()
-        return 0
-
-    cdef int left_or_not(self, object reply) except -1:
-        """A DISCARD or UNWATCH is answered, or another command while one is to be."""
-        if PyExceptionInstance_Check(reply):
-            self.flags |= CP_SESSION_OPEN  # refused: what it was to end may still be
-        elif self.owed == 0:
-            self.flags &= ~CP_SESSION_LEAVING
-        return 0
-
-    cdef bint is_clean(self) noexcept:
-        """May the next borrower have it? Nothing owed, unread, unsent or left open."""
-        return (self.owed == 0 and self.flags == 0 and not self.has_unread()
-                and self.out.is_empty() and not self.broken)
-
-
-cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1:
-    """List what goes to the wire: stretches of the buffer and, between them, the large
-    arguments where they are. `many` is the caller's to free."""
-    cdef iovec *iov = sending.few
-    cdef size_t at = 0
-    cdef int i, n = 0
-    sending.many = NULL
-    sending.patience = cp_patience_of(idle_ns, CP_FOREVER)
-    if out.count:
-        iov = sending.many = <iovec *>PyMem_RawMalloc((2 * out.count + 1) * sizeof(iovec))
-        if iov == NULL:
-            raise MemoryError()
-    for i in range(out.count):
-        iov[n].iov_base = out.buf.data + at
-        iov[n].iov_len = out.segments[i].upto - at
-        iov[n + 1].iov_base = <void *>out.segments[i].data
-        iov[n + 1].iov_len = out.segments[i].size
-        at = out.segments[i].upto
-        n += 2
-    if at < out.buf.len:
-        iov[n].iov_base = out.buf.data + at
-        iov[n].iov_len = out.buf.len - at
-        n += 1
-    sending.count = n
-    return 0
-
-
-cdef cp_status send_laid_out(cp_wire *wire, Sending *sending, int *err) noexcept nogil:
-    """Send what lay_out() listed, or go on after a signal; count is 0 once all is out."""
-    cdef iovec *iov = sending.many if sending.many != NULL else sending.few
-    cdef cp_status st = cp_wire_send(wire, iov, sending.count, &sending.patience, err)
-    if st == CP_OK:
-        sending.count = 0
-    return st
-
-
-cdef const char *header(const char *p, size_t *size) noexcept:
-    """The text behind a `$<n>CR LF` header that was written by us or scanned."""
-    cdef size_t n = 0
-    p += 1
-    while p[0] != c"\r":
-        n = n * 10 + <size_t>(p[0] - c"0")
-        p += 1
-    size[0] = n
-    return p + 2
 
 
 cdef object NEVER_GIVEN = object()
@@ -472,11 +90,7 @@ cdef class ParserBase:
             return True
         s.flush()
         p = cp_patience_of(ns_of(timeout), CP_FOREVER)
-        s.users += 1
-        try:
-            return can_read_fd(s, &p) if s.wire.by_fd else can_read_by_method(s, &p)
-        finally:
-            s.users -= 1
+        return can_read(s, &p)
 
     @cython.binding(False)
     def read_response(self, disable_decoding=False, push_request=False, timeout=NEVER_GIVEN):
@@ -569,63 +183,6 @@ cdef int64_t idle_of(Session s, object timeout) except -1:
     return ns_of(timeout)
 
 
-cdef bint can_read_fd(Session s, cp_patience *p) except -1:
-    cdef char byte = 0
-    cdef int err = 0
-    cdef cp_status st
-    cdef cp_peeked found = s.wire.peek(&byte)
-    while found == CP_PEEK_QUIET and p.idle_ns != 0:
-        with nogil:
-            st = cp_wire_wait(&s.wire.raw, p, &err)
-        if st == CP_E_RTIMEOUT:
-            return False
-        if st == CP_E_INTR:
-            PyErr_CheckSignals()
-        elif st != CP_OK:
-            raise from_status(st, err)
-        found = s.wire.peek(&byte)
-    if found == CP_PEEK_CLOSED:
-        raise from_status(CP_E_EOF, 0)
-    return found == CP_PEEK_DATA
-
-
-cdef bint can_read_by_method(Session s, cp_patience *p) except -1:
-    """Some sockets can't be asked without reading: what comes goes to the buffer."""
-    cdef cp_status st
-    if p.idle_ns == 0 and not s.wire.readable_by_method():
-        return False
-    try:
-        st = s.pump_by_method(p)
-    except Exception as error:
-        from cpool import errors
-
-        if errors.is_read_timeout(error):
-            return False
-        raise
-    if st == CP_E_EOF:
-        raise from_status(CP_E_EOF, 0)
-    if st == CP_BIG:
-        s.reader.begin_big()
-    return True
-
-
-cdef Session begin_session(object connection, object make_error):
-    from cpool import errors
-
-    cdef object encoder = connection.encoder
-    encoding = encoder.encoding if encoder.decode_responses else None
-    reader = Reader(make_error, encoding, encoder.encoding_errors, errors.FATAL,
-                    connection.max_nesting_depth, connection.max_bulk_bytes)
-    return Session(Wire(connection._sock), reader, packer_of(encoder, True))
-
-
-def packer_of(encoder, bint split_large=False):
-    """Return a Packer that follows a connection's redis-py Encoder."""
-    utf8 = encoder.encoding.lower().replace("_", "-") in ("utf-8", "utf8") \
-        and encoder.encoding_errors == "strict"
-    return Packer(encoder.encode, utf8, split_large)
-
-
 # What compiled code bypasses when nobody has replaced it: by gate, the names and
 # where in the method resolution order redis-py's own function must be found.
 cdef dict ORIGINALS = {}        # name -> frozenset of redis-py's functions
@@ -690,8 +247,8 @@ cdef class ConnBase:
         self.part_from_retry()
 
     cdef int part_from_retry(self) except -1:
-        if isinstance(self.retry_view, RetryBase):
-            (<RetryBase>self.retry_view).connection = NULL
+        if self.retry_view is not None and self.retry_view is not self.inner_retry:
+            self.retry_view.part()
         return 0
 
     cdef int gates(self) except -1:
@@ -767,8 +324,7 @@ cdef class ConnBase:
 
     @retry.setter
     def retry(self, value):
-        if isinstance(value, RetryBase):
-            value = (<RetryBase>value).inner
+        value = getattr(value, "joined_inner", value)  # a view of somebody's
         self.part_from_retry()
         self.inner_retry = value
         self.retry_view = None
@@ -856,7 +412,7 @@ cdef class ConnBase:
         if isinstance(command, str):
             command = [command]
         try:
-            self.queue_packed(s, command)
+            append_packed(s, command)
         except BaseException:
             self.disconnect()
             raise
@@ -871,23 +427,6 @@ cdef class ConnBase:
                 self.flush_or_close(self.session)
             self.check_health()
         return self.session
-
-    cdef int queue_packed(self, Session s, object command) except -1:
-        """Append packed chunks to the outbox, and what they are to the ledger."""
-        cdef list chunks = [command] if isinstance(command, bytes) else list(command)
-        cdef Outbox out = s.out
-        if type(command) is Packed and len(command) == command.chunks:
-            s.owed += command.commands
-            for effect in command.effects:
-                note_name(s, effect)
-        elif chunks:
-            note_opaque(s, chunks)
-        for chunk in chunks:
-            if len(chunk) > RECV_ROOM_BYTES:
-                out.add_segment(chunk)
-            else:
-                append_bytes(out, chunk)
-        return 0
 
     cdef bint holds(self) noexcept:
         """Whether this thread may let a send wait for the read that follows."""
@@ -1082,192 +621,3 @@ def _set_host(self, value):
 host_property = property(_get_host, _set_host)
 
 cdef int64_t PUSH_REST_NS = 50_000_000  # for the rest of a push that has begun to come
-
-
-cdef class RetryBase:
-    """A connection's retry policy, through which a command is sent and read at once.
-
-    While the policy's first attempt runs, a send is held back and goes out with the
-    read that follows, or before anything else happens. The first error enters the
-    policy itself, as its first attempt, so that counts, backoff and callbacks are
-    its own."""
-
-    @cython.binding(False)
-    def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):
-        cdef ConnBase connection
-        cdef object error
-        if self.connection == NULL:
-            return self.by_policy(do, fail, is_retryable, with_failure_count)
-        connection = <ConnBase>self.connection
-        if type(self.inner).call_with_retry not in ORIGINALS["call_with_retry"] \
-                or "call_with_retry" in self.inner.__dict__:
-            return self.by_policy(do, fail, is_retryable, with_failure_count)
-        if connection.holder or connection.session is None or connection.rehearsing \
-                or not connection.session.wire.by_fd or connection.script is not None:
-            return self.by_policy(do, fail, is_retryable, with_failure_count)
-        try:
-            return held(connection, do)
-        except self.inner._supported_errors as e:
-            error = e
-        try:
-            return self.by_policy(Replay(connection, do, error), fail, is_retryable,
-                                  with_failure_count)
-        finally:
-            error = None
-
-    def by_policy(self, do, fail, is_retryable, with_failure_count):
-        """The wrapped policy's own call, with the arguments its version knows."""
-        kwargs = {}
-        if is_retryable is not None:
-            kwargs["is_retryable"] = is_retryable
-        if with_failure_count:
-            kwargs["with_failure_count"] = True
-        return self.inner.call_with_retry(do, fail, **kwargs)
-
-    @property
-    def _backoff(self):
-        return self.inner._backoff
-
-    @_backoff.setter
-    def _backoff(self, value):
-        self.inner._backoff = value
-
-    @property
-    def _retries(self):
-        return self.inner._retries
-
-    @_retries.setter
-    def _retries(self, value):
-        self.inner._retries = value
-
-    @property
-    def _supported_errors(self):
-        return self.inner._supported_errors
-
-    @_supported_errors.setter
-    def _supported_errors(self, value):
-        self.inner._supported_errors = value
-
-    def __copy__(self):
-        return self.inner
-
-    def __deepcopy__(self, memo):
-        from copy import deepcopy
-
-        return deepcopy(self.inner, memo)
-
-    def __reduce__(self):
-        return self.inner.__reduce_ex__(2)
-
-
-cdef object held(ConnBase connection, object do):
-    """Call do() with sends held back; what is left unsent goes out at the end."""
-    cdef Session s
-    connection.holder = PyThread_get_thread_ident()
-    try:
-        result = do()
-        s = connection.session
-        if s is not None and not s.out.is_empty():
-            connection.flush_or_close(s)
-        return result
-    except BaseException:
-        s = connection.session
-        if s is not None and not s.out.is_empty():
-            connection.flush_or_close(s)
-        raise
-    finally:
-        connection.holder = 0
-
-
-@cython.internal
-@cython.final
-cdef class Replay:
-    """An attempt whose first call raises the error that was already met."""
-    cdef ConnBase connection
-    cdef object do
-    cdef object error
-
-    def __cinit__(self, ConnBase connection, do, error):
-        self.connection = connection
-        self.do = do
-        self.error = error
-
-    def __call__(self):
-        error, self.error = self.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None
-        return held(self.connection, self.do) if self.connection.session is not None \
-            else self.do()
-
-
-def bind_retry(RetryBase retry, ConnBase connection, inner):
-    """Join a retry object to a connection; the reference back is not counted."""
-    retry.inner = inner
-    retry.connection = <void *>connection
-    return retry
-
-
-cdef object packed(list chunks, Py_ssize_t commands, list effects):
-    result = Packed(chunks)
-    result.commands = commands
-    result.chunks = len(chunks)
-    result.effects = effects
-    return result
-
-
-cdef list effects_of(object args):
-    """The command's words if it may do something to its session, else nothing."""
-    cdef object name = args[0]
-    if isinstance(name, str):
-        name = name.encode()
-    if not isinstance(name, bytes) or len(name) < 4:
-        return []
-    words = name.split() + [a.encode() if isinstance(a, str) else a for a in args[1:2]]
-    second = words[1] if len(words) > 1 and isinstance(words[1], bytes) else b""
-    for flags in range(CP_SESSION_OPEN):
-        if session_after(flags, words[0], second) != flags:
-            return [(words[0], second)]
-    return []
-
-
-cdef int session_after(int flags, bytes name, bytes second) except -1:
-    return cp_session_after(flags, name, <size_t>len(name), second, <size_t>len(second))
-
-
-cdef int note_name(Session s, tuple effect) except -1:
-    s.flags = session_after(s.flags, effect[0], effect[1])
-    return 0
-
-
-cdef int note_opaque(Session s, list chunks) except -1:
-    """Count commands that somebody else has packed, by their headers."""
-    cdef bytes data = b"".join(chunks)
-    cdef size_t size = <size_t>len(data), at = 0, length = 0
-    cdef size_t name_len = 0, second_len = 0
-    cdef const char *name = NULL
-    cdef const char *second = NULL
-    while at < size:
-        if cp_scan_request(PyBytes_AS_STRING(data) + at, size - at, &length, &name, &name_len,
-                           &second, &second_len) != CP_OK:
-            s.flags |= CP_SESSION_OPEN
-            return 0
-        s.owed += 1
-        s.flags = cp_session_after(s.flags, name, name_len, second, second_len)
-        at += length
-    return 0
-
-
-cdef int append_bytes(Outbox out, object data) except -1:
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if cp_buf_reserve(&out.buf, <size_t>view.len) != CP_OK:
-            raise MemoryError()
-        memcpy(cp_buf_end(&out.buf), view.buf, <size_t>view.len)
-        cp_buf_commit(&out.buf, <size_t>view.len)
-    finally:
-        PyBuffer_Release(&view)
-    return 0

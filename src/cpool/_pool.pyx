@@ -13,7 +13,8 @@ import weakref
 cimport cython
 from libc.stdint cimport int64_t, uint32_t
 
-from cpool._conn cimport ConnBase, Session
+from cpool._conn cimport ConnBase
+from cpool._session cimport Session
 from cpool._wire cimport CP_PEEK_QUIET, ns_of
 
 cp_fork_watch()

@@ -63,9 +63,11 @@ def check_theirs(scenario: Scenario, lab: Lab) -> None:
     """Assert that redis-py's classes show the bug."""
     if scenario.fixed is not None:
         pytest.skip(scenario.fixed)
-    assert scenario.run(REDIS_PY, lab) == scenario.wrong
+    seen = scenario.run(REDIS_PY, lab)
+    assert seen == scenario.wrong, f"the program saw: {seen}"
 
 
 def check_ours(scenario: Scenario, lab: Lab) -> None:
     """Assert that our classes do not."""
-    assert scenario.run(CPOOL, lab) == scenario.right
+    seen = scenario.run(CPOOL, lab)
+    assert seen == scenario.right, f"the program saw: {seen}"

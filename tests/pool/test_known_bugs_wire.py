@@ -59,7 +59,7 @@ def a_reply_came_after_the_release_under_resp3(impl: Implementation, lab: Lab) -
         pool.release(connection)
         proxy.replies.release()
         proxy.wait_until(lambda: proxy.replies.held_bytes == 0, "the late reply")
-        connection.can_read(timeout=10)
+        wait_for(lambda: connection._sock is None or connection.can_read(), "the late reply")
         return repr(redis.Redis(connection_pool=pool).echo("mine"))
 
 

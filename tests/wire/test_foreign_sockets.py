@@ -81,7 +81,10 @@ def test_a_socket_class_of_somebodys_own_sees_every_call(redis_server: EmbeddedS
     class Connection(cpool.Connection):
         def _connect(self) -> socket.socket:
             sock = super()._connect()
-            return CountingSocket(sock.family, sock.type, sock.proto, sock.detach())
+            timeout_s = sock.gettimeout()
+            counting = CountingSocket(sock.family, sock.type, sock.proto, sock.detach())
+            counting.settimeout(timeout_s)
+            return counting
 
     conn = Connection(host=redis_server.host, port=redis_server.port, **silent())
     conn.connect()

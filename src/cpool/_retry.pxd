@@ -1,0 +1,8 @@
+# cython: language_level=3
+"""The base of a connection's retry object. Layer 3."""
+
+
+cdef class RetryBase:
+    """What the retry object of a connection is made of, beside redis-py's."""
+    cdef object inner       # the Retry that decides
+    cdef void *connection   # borrowed; NULL once the connection is gone

@@ -1,0 +1,158 @@
+# cython: language_level=3
+"""Retry policies joined to a connection: a command is sent and read in one go.
+
+redis-py's client drives each command through its connection's Retry, which makes that
+the place to know that a read will follow a send.
+"""
+
+cimport cython
+
+from cpool._conn cimport ConnBase
+from cpool._session cimport Session
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() noexcept
+
+# Retry.call_with_retry as redis-py has it, set by cpool.connection.
+cdef object ORIGINAL_CALL = None
+
+
+def set_original(call_with_retry):
+    """Tell which call_with_retry the joined policies may stand in for."""
+    global ORIGINAL_CALL
+    ORIGINAL_CALL = call_with_retry
+
+
+cdef class RetryBase:
+    """A connection's retry policy, through which a command is sent and read at once.
+
+    While the policy's first attempt runs, a send is held back and goes out with the
+    read that follows, or before anything else happens. The first error enters the
+    policy itself, as its first attempt, so that counts, backoff and callbacks are
+    its own."""
+
+    @cython.binding(False)
+    def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):
+        cdef ConnBase connection
+        cdef object error
+        if self.connection == NULL:
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
+        connection = <ConnBase>self.connection
+        if type(self.inner).call_with_retry is not ORIGINAL_CALL \
+                or "call_with_retry" in self.inner.__dict__:
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
+        if connection.holder or connection.session is None or connection.rehearsing \
+                or not connection.session.wire.by_fd or connection.script is not None:
+            return self.by_policy(do, fail, is_retryable, with_failure_count)
+        try:
+            return held(connection, do)
+        except self.inner._supported_errors as e:
+            error = e
+        try:
+            return self.by_policy(Replay(connection, do, error), fail, is_retryable,
+                                  with_failure_count)
+        finally:
+            error = None
+
+    def by_policy(self, do, fail, is_retryable, with_failure_count):
+        """The wrapped policy's own call, with the arguments its version knows."""
+        kwargs = {}
+        if is_retryable is not None:
+            kwargs["is_retryable"] = is_retryable
+        if with_failure_count:
+            kwargs["with_failure_count"] = True
+        return self.inner.call_with_retry(do, fail, **kwargs)
+
+    def part(self):
+        """The connection is gone, or has another policy: be the wrapped one only."""
+        self.connection = NULL
+
+    @property
+    def joined_inner(self):
+        """The wrapped policy."""
+        return self.inner
+
+    @property
+    def _backoff(self):
+        return self.inner._backoff
+
+    @_backoff.setter
+    def _backoff(self, value):
+        self.inner._backoff = value
+
+    @property
+    def _retries(self):
+        return self.inner._retries
+
+    @_retries.setter
+    def _retries(self, value):
+        self.inner._retries = value
+
+    @property
+    def _supported_errors(self):
+        return self.inner._supported_errors
+
+    @_supported_errors.setter
+    def _supported_errors(self, value):
+        self.inner._supported_errors = value
+
+    def __copy__(self):
+        return self.inner
+
+    def __deepcopy__(self, memo):
+        from copy import deepcopy
+
+        return deepcopy(self.inner, memo)
+
+    def __reduce__(self):
+        return self.inner.__reduce_ex__(2)
+
+
+cdef object held(ConnBase connection, object do):
+    """Call do() with sends held back; what is left unsent goes out at the end."""
+    cdef Session s
+    connection.holder = PyThread_get_thread_ident()
+    try:
+        result = do()
+        s = connection.session
+        if s is not None and not s.out.is_empty():
+            connection.flush_or_close(s)
+        return result
+    except BaseException:
+        s = connection.session
+        if s is not None and not s.out.is_empty():
+            connection.flush_or_close(s)
+        raise
+    finally:
+        connection.holder = 0
+
+
+@cython.internal
+@cython.final
+cdef class Replay:
+    """An attempt whose first call raises the error that was already met."""
+    cdef ConnBase connection
+    cdef object do
+    cdef object error
+
+    def __cinit__(self, ConnBase connection, do, error):
+        self.connection = connection
+        self.do = do
+        self.error = error
+
+    def __call__(self):
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None
+        return held(self.connection, self.do) if self.connection.session is not None \
+            else self.do()
+
+
+def bind_retry(RetryBase retry, ConnBase connection, inner):
+    """Join a retry object to a connection; the reference back is not counted."""
+    retry.inner = inner
+    retry.connection = <void *>connection
+    return retry

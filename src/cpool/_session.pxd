@@ -1,0 +1,72 @@
+# cython: language_level=3
+"""The session: one socket's life, its buffers and its ledger. Layer 3."""
+
+from libc.stdint cimport int64_t
+
+from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
+from cpool._wire cimport Wire, cp_patience, cp_wire, iovec
+
+
+cdef extern from "cp_session.h" nogil:
+    const int CP_SESSION_MULTI
+    const int CP_SESSION_WATCH
+    const int CP_SESSION_OPEN
+    const int CP_SESSION_LEAVING
+    int cp_session_after(int flags, const char *name, size_t length,
+                         const char *second, size_t second_len)
+
+
+cdef struct Sending:
+    iovec few[1]            # what is left to go out, where one stretch is all
+    iovec *many             # where it is more; or NULL
+    int count
+    cp_patience patience
+
+
+cdef class Session:
+    """From connect to disconnect: everything that belongs to one socket.
+
+    A thread inside a verb holds a reference of its own, so another thread may
+    end the session at any time: the memory and the descriptor stay until the
+    last user has left. Owned by the connection's borrower.
+    """
+    cdef Wire wire
+    cdef Reader reader
+    cdef cp_buf *inbox      # the reader's buffer and scanner, for use without the GIL
+    cdef cp_scan *scan
+    cdef Outbox out
+    cdef Packer packer
+    cdef Py_ssize_t owed    # the ledger: replies to come for what was sent or held
+    cdef Outbox spare       # an empty one, for the next detach()
+    cdef bint reading       # a thread is inside a read: the reader is its own
+    cdef int users          # threads inside a verb: they need the descriptor
+    cdef bint broken        # a send has begun and is not known to have ended
+    cdef int flags          # CP_SESSION_*: state the next borrower must not meet
+
+    cdef int note(self, Outbox out) except -1
+    cdef int note_request(self, const char *data, size_t size) except -1
+    cdef Outbox detach(self)
+    cdef int sent(self, Outbox out) except -1
+    cdef int flush(self) except -1
+    cdef int flush_by_method(self) except -1
+    cdef int send_first(self, Sending *sending, Outbox out) except -1
+    cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
+    cdef cp_status pump_by_method(self, cp_patience *p) except *
+    cdef int fill_big(self, cp_patience *p) except -1
+    cdef object next_reply(self, bint decode, cp_patience *p)
+    cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
+    cdef int left_or_not(self, object reply) except -1
+    cdef int close(self) except -1
+    cdef bint has_unread(self) noexcept
+    cdef bint is_clean(self) noexcept
+
+
+cdef object from_status(int status, int err)
+cdef bint can_read(Session s, cp_patience *p) except -1
+cdef Session begin_session(object connection, object make_error)
+cdef object packed(list chunks, Py_ssize_t commands, list effects)
+cdef list effects_of(object args)
+cdef int append_packed(Session s, object command) except -1
+cdef int append_bytes(Outbox out, object data) except -1
+cdef int note_name(Session s, tuple effect) except -1
+cdef int note_opaque(Session s, list chunks) except -1

@@ -1,0 +1,1 @@
+"""C units of the core and their runner."""

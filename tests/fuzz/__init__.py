@@ -1,0 +1,1 @@
+"""Fuzzing of the codec; see README.md."""
