@@ -14,6 +14,9 @@ class Home: ...
 @final
 class Slots: ...
 
+@final
+class Waiter: ...
+
 class PoolBase(ConnectionPool):
     def get_connection(
         self, command_name: str | None = None, *keys: Any, **options: Any

@@ -8,6 +8,7 @@ as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import Any
 
 import redis.connection
@@ -36,6 +37,13 @@ _conn.set_originals(
         ),
         "re_auth": frozenset({_base.re_auth}),
         "check_health": frozenset({_base.check_health}),
+        **{
+            name: frozenset({getattr(_base, name, None)})
+            for name in (
+                "activate_maint_notifications_handling_if_enabled",
+                "_enable_maintenance_notifications",
+            )
+        },
     },
     SENTINEL,
 )
@@ -119,6 +127,25 @@ class _ConnectionMixin(_conn.ConnBase):
         if not getattr(self._parser, "has_session", False):
             super().update_parser_timeout(timeout)
 
+    def set_maint_notifications_pool_handler_for_connection(self, handler: Any) -> None:
+        """Handle MOVING notifications through the pool's handler from now on."""
+        super().set_maint_notifications_pool_handler_for_connection(handler)
+        self._weaken_handlers()
+
+    def set_maint_notifications_cluster_handler_for_connection(self, handler: Any) -> None:
+        """Handle the cluster's maintenance notifications from now on."""
+        super().set_maint_notifications_cluster_handler_for_connection(handler)
+        self._weaken_handlers()
+
+    def _weaken_handlers(self) -> None:
+        """Let the notification handlers refer to this connection weakly. redis-py's
+        cycle would keep one that a borrower has dropped until the next full garbage
+        collection, and its slot with it."""
+        for name in ("_maint_notifications_pool_handler", "_maint_notifications_connection_handler"):
+            handler = getattr(self, name, None)
+            if handler is not None and handler.connection is self:
+                handler.connection = weakref.proxy(self)
+
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Do redis-py's handshake, its requests sent together in one round trip.
 
@@ -185,6 +212,7 @@ def _constructor(redis_class: type) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         self._set_limits(**{name: kwargs.pop(name) for name in _LIMITS & kwargs.keys()})
         super(_ConnectionMixin, self).__init__(*args, **kwargs)
+        self._weaken_handlers()
 
     theirs = inspect.signature(redis_class.__init__)  # type: ignore[misc]
     ours = [

@@ -25,6 +25,16 @@ _OURS = {
 }
 
 
+class ConnectionKwargs(dict[str, Any]):
+    """A pool's connection arguments. redis-py's vector sets look `decode_responses` up
+    without asking whether it was given."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "decode_responses":
+            return False
+        raise KeyError(key)
+
+
 def connection_class(given: Any, kwargs: dict[str, Any]) -> Any:
     """Return the class to use: ours for redis-py's three, any other as it is."""
     if kwargs.pop("ssl", False) and given in (Connection, redis.connection.Connection):

@@ -91,6 +91,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             *args,
             **connection_kwargs,
         )
+        self.connection_kwargs = options.ConnectionKwargs(self.connection_kwargs)
         dispatcher = getattr(self, "_event_dispatcher", None)
         listeners = getattr(dispatcher, "_event_listeners_mapping", None)
         self._watch(*metrics.SWITCHES, listeners, AfterConnectionReleasedEvent)

@@ -7,6 +7,7 @@ from typing import Any
 import redis.sentinel
 from redis.exceptions import ConnectionError, ReadOnlyError
 
+from cpool import _conn
 from cpool.connection import SENTINEL, Connection, SSLConnection
 from cpool.pool import ConnectionPool
 
@@ -42,6 +43,9 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
                 raise
             self.disconnect()
             raise ConnectionError("The previous master is now a slave") from None
+
+
+_conn.add_original("read_response", SentinelManagedConnection.read_response)
 
 
 class SentinelManagedSSLConnection(

@@ -13,6 +13,7 @@ cdef class ParserBase:
     cdef bint patched       # somebody has replaced a method on this instance
 
     cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns)
+    cdef int not_asked_for(self, Session s) except -1
 
 
 cdef class ConnBase:
@@ -58,3 +59,4 @@ cdef enum:
     GATE_READ = 2       # read_response, can_read
     GATE_POOL = 4       # what a checkout or a return of a good connection calls
     GATE_HEALTH = 8     # check_health is redis-py's
+    GATE_BATCH = 16     # what a rehearsed handshake calls

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint32_t
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
     CP_SESSION_LEAVING, CP_SESSION_OPEN, append_bytes, append_packed, begin_session, can_read,
-    from_status, packed, effects_of,
+    from_status, packed, effects_of, note_packed,
 )
 from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of, ns_of
 
@@ -126,9 +126,9 @@ cdef class ParserBase:
             s.owed -= 1
             if s.flags & CP_SESSION_LEAVING:
                 s.left_or_not(reply)
-            if s.owed < 0:  # nobody asked for it: it can no longer be told whose
+            if s.owed < 0:
                 s.owed = 0
-                s.flags |= CP_SESSION_OPEN
+                self.not_asked_for(s)
             if s.reader.fatal is not None:
                 # No reference from the session to the error, whose traceback holds it.
                 reply, s.reader.fatal = s.reader.fatal, None
@@ -137,6 +137,15 @@ cdef class ParserBase:
                 finally:
                     reply = None
             return reply
+
+    cdef int not_asked_for(self, Session s) except -1:
+        """A reply to nothing the ledger knows of can't be told whose it is, unless
+        commands are sent past the ledger by an override that wants it so."""
+        connection = self.connection()
+        if not isinstance(connection, ConnBase) \
+                or (<ConnBase>connection).gates() & GATE_SEND:
+            s.flags |= CP_SESSION_OPEN
+        return 0
 
     @property
     def has_session(self):
@@ -193,6 +202,18 @@ cdef object OBSERVED = frozenset((
 ))
 
 
+# What a rehearsed handshake calls: whoever has replaced one would see it twice.
+cdef tuple HANDSHAKE = (
+    "send_command", "send_packed_command", "read_response",
+    "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
+)
+
+
+def add_original(name, function):
+    """Tell of one more function that may be stood in for."""
+    ORIGINALS[name] = ORIGINALS[name] | {function}
+
+
 def set_originals(functions, sentinel):
     """Tell which functions of redis-py the core may stand in for, by name, and the
     object it takes for an argument that was not given."""
@@ -210,7 +231,7 @@ cdef bint is_original(object cls, str name, bint behind_base) except -1:
             return base is ConnBase or base.__dict__[name] in ORIGINALS[name]
         if base is ConnBase:
             behind = True
-    return False
+    return True  # this redis-py has no such method
 
 
 cdef bint all_original(object cls, tuple names, bint behind_base) except -1:
@@ -231,6 +252,8 @@ cdef int find_gates(object cls) except -1:
         flags |= GATE_POOL
     if is_original(cls, "check_health", False):
         flags |= GATE_HEALTH
+    if all_original(cls, HANDSHAKE, False):
+        flags |= GATE_BATCH
     return flags
 
 
@@ -405,18 +428,27 @@ cdef class ConnBase:
         """Send commands that are already encoded: a list of bytes-like objects."""
         cdef Session s
         if (self.gates() & GATE_SEND) == 0 or self.script is not None or self.rehearsing:
-            return super(ConnBase, self).send_packed_command(command, check_health=check_health)
+            return self.send_by_redis(command, check_health)
         s = self.ready(check_health)
         if s is None:
-            return super(ConnBase, self).send_packed_command(command, check_health=check_health)
-        if isinstance(command, str):
-            command = [command]
+            return self.send_by_redis(command, check_health)
         try:
-            append_packed(s, command)
+            append_packed(s, [command] if isinstance(command, str) else command)
         except BaseException:
             self.disconnect()
             raise
         self.after_queue(s)
+
+    def send_by_redis(self, command, check_health):
+        """Send through redis-py's method, which somebody wants to see or has replaced;
+        the ledger is told all the same."""
+        if self.sock is None:
+            self.connect_check_health(check_health=False)
+        if not isinstance(command, (str, bytes, list)):
+            command = list(command)
+        if self.session is not None and not isinstance(command, str):
+            note_packed(self.session, command)
+        return super(ConnBase, self).send_packed_command(command, check_health=check_health)
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""
@@ -576,13 +608,15 @@ cdef class ConnBase:
 
     cdef bint pool_may_skip(self) except -1:
         """May a checkout or return do without redis-py's calls on this connection?"""
-        return self.session is not None and (self.gates() & GATE_POOL) != 0
+        cdef int needed = GATE_POOL | GATE_SEND | GATE_READ
+        return self.session is not None and (self.gates() & needed) == needed
 
     def _can_batch(self):
         """Whether requests may be sent before redis-py has asked for them."""
+        cdef int needed = GATE_SEND | GATE_READ | GATE_BATCH
         self._parser.on_connect(self)
         return (self.session is not None and self.session.wire.by_fd
-                and (self.gates() & (GATE_SEND | GATE_READ)) == GATE_SEND | GATE_READ
+                and (self.gates() & needed) == needed
                 and type(self.packer) is Packer and self.reader is not None
                 and not self.reader.patched)
 

@@ -69,6 +69,12 @@ cdef extern from "cp_waitq.h" nogil:
     bint cp_waitq_may_barge(cp_waitq *q)
 
 
+cdef class Waiter:
+    """One caller in the queue. Not on the stack: greenlets share their thread's."""
+    cdef cp_waiter link
+    cdef object parker      # a lock that is held; releasing it signals
+
+
 cdef class Slots:
     """The slots of a pool between two resets. States live in C; who is in a slot
     lives in Python lists, where the garbage collector sees it."""
@@ -93,8 +99,9 @@ cdef class Slots:
     cdef uint32_t take_empty(self) noexcept
     cdef bint is_above_limit(self) noexcept
     cdef uint32_t take(self) noexcept
-    cdef uint32_t wait(self, int64_t timeout_ns, uint32_t max_waiting) except? 0xFFFFFFF0
-    cdef uint32_t wait_parked(self, cp_waiter *w, object parker, int64_t until) except? 0xFFFFFFF0
+    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0
+    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0
+    cdef int end_waiting(self) except -1
     cdef int adopt(self, uint32_t slot, object connection) except -1
     cdef int vacate(self, uint32_t slot) except -1
     cdef object lend(self, uint32_t slot)
@@ -131,6 +138,6 @@ cdef class PoolBase:
     cdef bint only_default_listener(self) except -1
     cdef object checkout(self)
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection)
-    cdef uint32_t take_or_wait(self, Slots slots) except? 0xFFFFFFF0
+    cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0
     cdef object open_in(self, Slots slots, uint32_t slot)
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1

@@ -37,6 +37,15 @@ cdef class Reclaim:
             (<Slots>self.home.slots).reclaim(self.slot, ref)
 
 
+@cython.final
+cdef class Waiter:
+    pass
+
+
+cdef enum:
+    SLOT_MOVED = 0xFFFFFFFE  # told to a waiter instead of a slot
+
+
 @cython.no_gc_clear  # __dealloc__ needs home; cycles are broken at the pool
 @cython.final
 cdef class Slots:
@@ -92,48 +101,50 @@ cdef class Slots:
         slot = self.take_idle()
         return self.take_empty() if slot == CP_SLOT_NONE else slot
 
-    cdef uint32_t wait(self, int64_t timeout_ns, uint32_t max_waiting) except? 0xFFFFFFF0:
-        """Join the queue. A slot as of take(), or CP_SLOT_NONE once the time is over.
+    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0:
+        """Join the queue. A slot as of take(), CP_SLOT_NONE once the time is over, or
+        SLOT_MOVED when the pool has begun anew with other slots.
 
         An exception (a signal's handler raised) loses nothing: what was given to
         this waiter in the meantime goes to the next."""
-        cdef cp_waiter w
+        cdef Waiter waiter = Waiter()
         cdef int64_t now = cp_clock_now()
-        cdef int64_t until = CP_FOREVER if timeout_ns > CP_FOREVER - now else now + timeout_ns
-        cdef uint32_t slot = CP_SLOT_NONE
-        parker = threading.Lock()  # gevent's and eventlet's own where they have patched it
-        parker.acquire()
-        if not cp_waitq_join(&self.waiters, &w, <void *>parker, now, max_waiting):
+        cdef uint32_t slot
+        waiter.parker = threading.Lock()  # gevent's, eventlet's where they have patched it
+        waiter.parker.acquire()
+        if not cp_waitq_join(&self.waiters, &waiter.link, <void *>waiter.parker, now, limit):
             from cpool import errors
 
             self.refused += 1
-            raise errors.too_many_waiting(max_waiting)
+            raise errors.too_many_waiting(limit)
         self.waits += 1
         try:
-            slot = self.wait_parked(&w, parker, until)
+            slot = self.wait_parked(waiter, until)
+        except BaseException:
+            if cp_waitq_leave(&self.waiters, &waiter.link) and waiter.link.slot != SLOT_MOVED:
+                self.offer(waiter.link.slot)
+            raise
         finally:
-            if cp_waitq_leave(&self.waiters, &w):
-                if slot == CP_SLOT_NONE:
-                    slot = w.slot
-                else:
-                    self.offer(w.slot)
             now = cp_clock_now() - now
             self.waited_ns += now
             self.longest_wait_ns = max(self.longest_wait_ns, now)
+        if cp_waitq_leave(&self.waiters, &waiter.link):
+            if slot != CP_SLOT_NONE:
+                self.offer(slot)
+            slot = waiter.link.slot
         if slot == CP_SLOT_NONE:
             self.timeouts += 1
         return slot
 
-    cdef uint32_t wait_parked(self, cp_waiter *w, object parker,
-                              int64_t until) except? 0xFFFFFFF0:
+    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0:
         """Park until served, or until a look at the idle list finds something.
 
         The first look comes after joining (see the fence in cp_waitq.h), another
         when a releaser nudges or the time to let newcomers pass is over."""
-        cdef int64_t now, barged = w.since + CP_BARGE_NS
+        cdef int64_t now, barged = waiter.link.since + CP_BARGE_NS
         cdef uint32_t slot
         while True:
-            if cp_waitq_look(&self.waiters, w):
+            if cp_waitq_look(&self.waiters, &waiter.link):
                 return CP_SLOT_NONE  # leave() tells which
             slot = self.take_idle()
             if slot == CP_SLOT_NONE:
@@ -141,7 +152,14 @@ cdef class Slots:
             now = cp_clock_now()
             if slot != CP_SLOT_NONE or now >= until:
                 return slot
-            park(parker, (min(until, barged) if now < barged else until) - now)
+            park(waiter.parker, (min(until, barged) if now < barged else until) - now)
+
+    cdef int end_waiting(self) except -1:
+        """Send all waiters to the slots that come after these."""
+        cdef void *parker = NULL
+        while cp_waitq_deliver(&self.waiters, SLOT_MOVED, &parker):
+            unpark(parker)
+        return 0
 
     cdef int adopt(self, uint32_t slot, object connection) except -1:
         """Put a new connection into a slot its caller owns."""
@@ -313,9 +331,13 @@ cdef class PoolBase:
 
     def _new_slots(self, max_connections, bint fifo):
         """Begin anew with no connections; those that are lent are nobody's any more."""
+        cdef Slots before = self.slots
+        cdef bint forked = self.fork_generation != cp_fork_generation()
         self.slots = Slots(min(max_connections, 0x7FFFFFFF), fifo)
         self.claims = 0
         self.fork_generation = cp_fork_generation()
+        if not forked:  # a child has none of its parent's waiters, nor of its mutexes
+            before.end_waiting()
 
     cdef int check_fork(self) except -1:
         if self.fork_generation != cp_fork_generation():
@@ -361,12 +383,16 @@ cdef class PoolBase:
         cdef uint32_t slot
         cdef object connection
         cdef Session session
+        cdef int64_t until = 0
         cdef char byte = 0
         self.check_fork()
         slots = self.slots
         slot = slots.take()
         if slot == CP_SLOT_NONE:
-            slot = self.take_or_wait(slots)
+            slot = self.take_or_wait(slots, &until)
+            while slot == SLOT_MOVED:
+                slots = self.slots
+                slot = self.take_or_wait(slots, &until)
         slots.checkouts += 1
         if cp_slots_state(&slots.cells, slot) == CP_SLOT_OPENING:
             return self.open_in(slots, slot)
@@ -395,11 +421,20 @@ cdef class PoolBase:
             raise
         return connection
 
-    cdef uint32_t take_or_wait(self, Slots slots) except? 0xFFFFFFF0:
-        """A slot of an exhausted pool, waited for if the pool's options say so."""
-        cdef uint32_t slot = CP_SLOT_NONE
+    cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0:
+        """A slot of an exhausted pool, waited for if the pool's options say so.
+
+        SLOT_MOVED: ask the pool's slots again, they are others now."""
+        cdef uint32_t slot = slots.take()
+        cdef int64_t now
+        if slot != CP_SLOT_NONE:
+            return slot
         if self.timeout_ns != 0:
-            slot = slots.wait(self.timeout_ns, self.waiting_limit)
+            now = cp_clock_now()
+            if until[0] == 0:
+                until[0] = CP_FOREVER if self.timeout_ns > CP_FOREVER - now \
+                    else now + self.timeout_ns
+            slot = slots.wait(until[0], self.waiting_limit)
             if slot == CP_SLOT_NONE:
                 raise self._timed_out()
             return slot
@@ -508,7 +543,7 @@ cdef class PoolBase:
         self.slots.discarded += 1
 
     def _claim_idle(self):
-        """Take all idle connections off the list, the next to be lent last."""
+        """Take all idle connections off the list, in the order to put them back in."""
         cdef list connections = []
         cdef uint32_t slot
         self.claims += 1
@@ -518,7 +553,8 @@ cdef class PoolBase:
                 break
             cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_RETURNING)
             connections.append((self.slots, slot, self.slots.lend(slot)))
-        connections.reverse()
+        if not self.slots.fifo:
+            connections.reverse()
         return connections
 
     def _end_claim(self, list claimed):

@@ -92,6 +92,7 @@ cdef class Packer:
 
     cdef int append(self, Outbox out, tuple args) except -1
     cdef list words_of(self, object name)
+    cdef list name_of(self, tuple args)
     cdef int append_name(self, Outbox out, object name, list words) except -1
     cdef int append_arg(self, Outbox out, object arg) except -1
     cdef int append_odd(self, Outbox out, object arg) except -1

@@ -210,6 +210,16 @@ cdef class Packer:
             return name.encode().split()
         return name.split() if b" " in name else None
 
+    cdef list name_of(self, tuple args):
+        """The words of the command's name as bytes: names are UTF-8 always."""
+        cdef list words
+        if not args:
+            raise IndexError("tuple index out of range")
+        words = self.words_of(args[0])
+        if words is not None:
+            return words
+        return [args[0].encode() if isinstance(args[0], str) else args[0]]
+
     cdef int append_name(self, Outbox out, object name, list words) except -1:
         cdef Py_ssize_t size = 0
         cdef const char *text
@@ -295,10 +305,8 @@ cdef class Packer:
 
     cdef int append_chunks(self, Outbox out, list chunks, tuple args,
                            bint more=False) except -1:
-        cdef object name = args[0]
-        cdef list words = self.words_of(name)
-        if words is not None:
-            args = tuple(words) + args[1:]
+        cdef list words = self.name_of(args)
+        args = tuple(words) + args[1:]
         cdef char *start = room_for(&out.buf, CP_HEADER_MAX)
         cp_buf_commit(&out.buf, <size_t>(cp_put_header(start, c"*", len(args)) - start))
         for arg in args:

@@ -66,6 +66,7 @@ cdef bint can_read(Session s, cp_patience *p) except -1
 cdef Session begin_session(object connection, object make_error)
 cdef object packed(list chunks, Py_ssize_t commands, list effects)
 cdef list effects_of(object args)
+cdef list note_packed(Session s, object command)
 cdef int append_packed(Session s, object command) except -1
 cdef int append_bytes(Outbox out, object data) except -1
 cdef int note_name(Session s, tuple effect) except -1

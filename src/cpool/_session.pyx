@@ -486,8 +486,8 @@ cdef int session_after(int flags, bytes name, bytes second) except -1:
     return cp_session_after(flags, name, <size_t>len(name), second, <size_t>len(second))
 
 
-cdef int append_packed(Session s, object command) except -1:
-    """Append packed chunks to the outbox, and what they are to the ledger."""
+cdef list note_packed(Session s, object command):
+    """Enter packed chunks into the ledger; returns them as a list."""
     cdef list chunks = [command] if isinstance(command, bytes) else list(command)
     if type(command) is Packed and len(command) == command.chunks:
         s.owed += command.commands
@@ -495,6 +495,12 @@ cdef int append_packed(Session s, object command) except -1:
             note_name(s, effect)
     elif chunks:
         note_opaque(s, chunks)
+    return chunks
+
+
+cdef int append_packed(Session s, object command) except -1:
+    """Append packed chunks to the outbox, and what they are to the ledger."""
+    cdef list chunks = note_packed(s, command)
     for chunk in chunks:
         if len(chunk) > RECV_ROOM_BYTES:
             s.out.add_segment(chunk)

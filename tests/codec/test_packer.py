@@ -12,7 +12,7 @@ from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 from redis.exceptions import DataError
 
-from cpool._conn import packer_of
+from cpool._session import packer_of
 from cpool._resp import Packer, pack_command
 
 CUTOFF = 6000

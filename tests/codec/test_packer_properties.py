@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 
-from cpool._conn import packer_of
+from cpool._session import packer_of
 from cpool._resp import pack_command
 from tests.codec.replies import read
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -13,10 +14,10 @@ from redis.credentials import CredentialProvider, UsernamePasswordCredentialProv
 
 import cpool
 from cpool.tools.servers import EmbeddedServer
-from tests.connection.fakeserver import FakeServer
+from tests.connection.fakeserver import FakeServer, words_of
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import ACLServer, TLSServer
-from tests.wire.peer import by_methods, silent
+from tests.wire.peer import Task, by_methods, silent
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -229,7 +230,6 @@ class WatchingReads(cpool.Connection):
 STEP_BY_STEP: dict[str, Callable[[], dict[str, Any]]] = {
     "credential_provider": lambda: {"credential_provider": Provider()},
     "health_check": lambda: {"health_check_interval": 30},
-    "connect_func": lambda: {"redis_connect_func": lambda conn: conn.on_connect()},
     "send_override": lambda: {"connection_class": Watching},
     "read_override": lambda: {"connection_class": WatchingReads},
     "socket_methods": lambda: {"connection_class": by_methods(cpool.Connection)},
@@ -310,7 +310,8 @@ def test_a_subclass_may_do_the_handshake_itself(server: FakeServer) -> None:
 
 
 def test_tls_connections_are_set_up_as_asked(tls_server: TLSServer) -> None:
-    pool = cpool.ConnectionPool.from_url(tls_server.url, db=3, client_name="me", protocol=3)
+    url = tls_server.url.replace("/0?", "/3?")
+    pool = cpool.ConnectionPool.from_url(url, client_name="me", protocol=3)
     conn = pool.get_connection()
     about = ask(conn, "CLIENT", "INFO")
     conn.disconnect()
@@ -318,23 +319,39 @@ def test_tls_connections_are_set_up_as_asked(tls_server: TLSServer) -> None:
     assert b" name=me " in about
 
 
-def test_unix_connections_open_in_one_round_trip(tmp_path: Any) -> None:
-    """Counted at the socket itself: one send, one receive."""
+def test_unix_connections_open_in_one_round_trip(tmp_path: Path) -> None:
+    """Seen at the socket itself: all requests are there before any is answered."""
     path = str(tmp_path / "sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         conn = cpool.UnixDomainSocketConnection(path=path, protocol=2, db=1, client_name="me")
-        with mock.patch.object(cpool.Connection, "_rehearse", autospec=True) as rehearse:
-            assert not rehearse.called  # not this class's
-        from tests.wire.peer import Task
-
         dialled = Task(conn.connect)
         peer, _ = listener.accept()
         with peer:
-            batch = peer.recv(1 << 16)
-            n_requests = batch.count(b"\r\n$6\r\nCLIENT") + batch.count(b"\r\n$6\r\nSELECT")
-            assert n_requests >= 2
-            peer.sendall(b"+OK\r\n" * n_requests)
+            requests = words_of(peer.recv(1 << 16))
+            peer.sendall(b"+OK\r\n" * len(requests))
             dialled.result()
         conn.disconnect()
+    assert requests[0][:2] == (b"CLIENT", b"SETNAME")
+    assert requests[-1] == (b"SELECT", b"1")
+
+
+def test_a_dial_within_a_joined_command_is_one_round_trip_of_its_own(
+    redis_server: EmbeddedServer,
+) -> None:
+    """A command that finds its connection closed dials within redis-py's Retry."""
+    with FaultProxy((redis_server.host, redis_server.port)) as proxy:
+        pool = pool_of(cpool, proxy, protocol=3, db=2)
+        client = redis.Redis(connection_pool=pool)
+        conn = pool.get_connection()
+        conn.disconnect()
+
+        def do() -> Any:
+            return ask(conn, "ECHO", "hello")
+
+        assert conn.retry.call_with_retry(do, lambda _: None) == b"hello"
+        assert proxy.round_trips == 3
+        pool.release(conn)
+        assert client.echo("again") == b"again"
+        pool.disconnect()

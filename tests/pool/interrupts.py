@@ -32,7 +32,7 @@ class _Tracer:
         self.left = n
         self.fired = False
         self._within = within
-        self._previous: dict[FrameType, str] = {}
+        self._previous: dict[int, str] = {}  # by the frame's id: frames keep much alive
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "call" and not self._within(frame.f_code):
@@ -42,12 +42,12 @@ class _Tracer:
         if event == "opcode":
             self._step(frame)
         elif event == "return":
-            self._previous.pop(frame, None)
+            self._previous.pop(id(frame), None)
         return self
 
     def _step(self, frame: FrameType) -> None:
         name = _names_by_offset(frame.f_code).get(frame.f_lasti, "")
-        before, self._previous[frame] = self._previous.get(frame, ""), name
+        before, self._previous[id(frame)] = self._previous.get(id(frame), ""), name
         if self.fired or not before.startswith(_LOOKS_AFTER):
             return
         self.left -= 1

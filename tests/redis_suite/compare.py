@@ -62,10 +62,13 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Judge: allowed, flaky, flaky-both (the baseline fails at times too) or regression."""
+        """Judge: allowed, flaky, flaky-both (the baseline fails at times too) or regression.
+
+        What brings the interpreter down is never put down to chance.
+        """
         if self.allowed:
             return "allowed"
-        if not self.reruns:
+        if not self.reruns or self.swapped.outcome in ("crashed", "hung"):
             return "regression"
         if not self.swapped_failures:
             return "flaky"

@@ -72,6 +72,13 @@ def test_reruns_tell_regressions_from_flaky_tests(
     assert item.verdict == verdict
 
 
+@pytest.mark.parametrize("outcome", ["crashed", "hung"])
+def test_a_crash_is_a_regression_even_if_it_does_not_come_back(outcome: str) -> None:
+    item = compare.Difference("t", TestResult(outcome))
+    compare.count_reruns([item], [{"t": PASSED}] * 3, [{"t": PASSED}] * 3)
+    assert item.verdict == "regression"
+
+
 def test_an_allowed_test_is_no_regression_and_its_entry_is_not_stale() -> None:
     entry = compare.Allowed("tests/t.py::b", "why")
     outcome = judge(stage(a="passed", b="passed"), stage(a="passed", b="failed"), entry)

@@ -270,6 +270,10 @@ class Wire:
         self._open.append(_Peer(peer))
         return peer
 
+    def forget(self) -> None:
+        """Let go of the connections made so far: the test has disconnected them."""
+        self._open = [opened for opened in self._open if isinstance(opened, _Peer)]
+
     def close(self) -> None:
         """Close everything that was opened here."""
         self._listener.close()
