@@ -12,8 +12,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import redis.connection
@@ -187,22 +186,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Close the sockets of idle connections, and of those in use unless told not
         to. Safe while other threads use them: they meet a ConnectionError."""
         self._checkpid()
-        with self._idle_claimed() as connections:
+        with self._lock, self._claim_idle() as connections:
             for connection in connections:
                 connection.disconnect()
         if inuse_connections:
             for connection in self._lent():
                 connection.disconnect()
-
-    @contextmanager
-    def _idle_claimed(self) -> Iterator[list[Any]]:
-        """Idle connections, none of which is lent while they are worked on."""
-        with self._lock:
-            claimed = self._claim_idle()
-            try:
-                yield [connection for _, _, connection in claimed]
-            finally:
-                self._end_claim(claimed)
 
     # Out of the ordinary, from the compiled checkout and return
 
@@ -298,7 +287,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Authenticate anew: idle connections now, the others when they come back."""
         for connection in self._lent():
             connection.set_re_auth_token(token)
-        with self._idle_claimed() as connections:
+        with self._lock, self._claim_idle() as connections:
             for connection in connections:
                 self._re_auth_now(connection, token)
 
@@ -311,7 +300,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Disconnect idle connections (to that address). None is lent meanwhile."""
-        with self._idle_claimed() as connections:
+        with self._lock, self._claim_idle() as connections:
             for connection in connections:
                 if self._should_update_connection(
                     connection, "connected_address", moving_address_src

@@ -293,6 +293,41 @@ cdef int unpark(void *parker) except -1:
     return 0
 
 
+@cython.internal
+@cython.final
+cdef class Claim:
+    """All idle connections, taken off the list and put back in the same order. Compiled,
+    so that no interrupt comes between taking them and being bound to give them back."""
+    cdef PoolBase pool
+    cdef Slots slots
+    cdef list numbers
+
+    def __cinit__(self, PoolBase pool):
+        self.pool = pool
+        self.slots = pool.slots
+        self.numbers = []
+
+    def __enter__(self):
+        cdef list connections = []
+        cdef uint32_t slot
+        self.pool.claims += 1
+        while True:
+            slot = self.slots.take_idle()
+            if slot == CP_SLOT_NONE:
+                return connections
+            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_RETURNING)
+            self.numbers.append(slot)
+            connections.append(self.slots.conns[slot])
+
+    def __exit__(self, *_):
+        if not self.slots.fifo:  # the newest was taken first
+            self.numbers.reverse()
+        for slot in self.numbers:
+            self.slots.give_back(slot, self.slots.conns[slot])
+        self.numbers = []
+        self.pool.claims -= 1
+
+
 # Functions of redis-py that compiled code may stand in for, set by cpool.pool.
 cdef dict ORIGINALS = {}
 
@@ -543,26 +578,8 @@ cdef class PoolBase:
         self.slots.discarded += 1
 
     def _claim_idle(self):
-        """Take all idle connections off the list, in the order to put them back in."""
-        cdef list connections = []
-        cdef uint32_t slot
-        self.claims += 1
-        while True:
-            slot = self.slots.take_idle()
-            if slot == CP_SLOT_NONE:
-                break
-            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_RETURNING)
-            connections.append((self.slots, slot, self.slots.lend(slot)))
-        if not self.slots.fifo:
-            connections.reverse()
-        return connections
-
-    def _end_claim(self, list claimed):
-        """Put claimed connections back in the order they were in."""
-        cdef Slots slots
-        for slots, slot, connection in claimed:
-            slots.give_back(slot, connection)
-        self.claims -= 1
+        """A context manager: idle connections, none of which is lent meanwhile."""
+        return Claim(self)
 
     def _idle(self):
         """Idle connections, the next to be lent last."""

@@ -90,10 +90,6 @@ NAMES = [
     *("disconnect", "disconnect idle", "close", "set retry", "re-authenticate"),
     *("disconnect free", "mark for reconnect", "stats"),
 ]
-# Where a connection is dialled, not every place is tried by default.
-STEPS = {"drain": 2, "reset": 5}
-
-
 def in_pool_code(code: CodeType) -> bool:
     """Whether it is the borrower's code, or that of our pools and what they stand on."""
     name = code.co_filename
@@ -106,10 +102,10 @@ def in_any_code(code: CodeType) -> bool:
 
 
 def interrupt_everywhere(
-    make: Callable[[], Any], action: Callable[[Any], None], within: Any, step: int = 1
+    make: Callable[[], Any], action: Callable[[Any], None], within: Any
 ) -> int:
     """Interrupt an action on a pool of two slots at each place; return how many there are."""
-    for n in range(1, MOST_PLACES, step):
+    for n in range(1, MOST_PLACES):
         pool = make()
         fired = interrupt_at(n, lambda pool=pool: action(pool), within)
         if pool.stats().in_use:
@@ -139,15 +135,14 @@ def test_an_interrupted_action_costs_no_slot(
         borrow_two(pool)
         return pool
 
-    step = STEPS.get(name, 1)
-    assert interrupt_everywhere(make, action, in_pool_code, step) > 2
+    assert interrupt_everywhere(make, action, in_pool_code) > 2
 
 
 def test_an_interrupted_first_checkout_costs_no_slot(make_pool: MakePool) -> None:
     def make() -> Any:
         return make_pool(cpool.ConnectionPool, max_connections=2, protocol=2)
 
-    assert interrupt_everywhere(make, borrow, in_pool_code, step=3) > 20
+    assert interrupt_everywhere(make, borrow, in_pool_code) > 20
 
 
 @pytest.mark.slow
