@@ -30,7 +30,8 @@ MODULES = {
     "_session": ["cp_buf.c", "cp_resp.c", "cp_wire.c"],
     "_conn": [],
     "_retry": [],
-    "_pool": ["cp_waitq.c", "cp_fork.c"],
+    "_slots": ["cp_waitq.c"],
+    "_pool": ["cp_fork.c"],
 }
 
 

@@ -141,7 +141,10 @@ class _ConnectionMixin(_conn.ConnBase):
         """Let the notification handlers refer to this connection weakly. redis-py's
         cycle would keep one that a borrower has dropped until the next full garbage
         collection, and its slot with it."""
-        for name in ("_maint_notifications_pool_handler", "_maint_notifications_connection_handler"):
+        for name in (
+            "_maint_notifications_pool_handler",
+            "_maint_notifications_connection_handler",
+        ):
             handler = getattr(self, name, None)
             if handler is not None and handler.connection is self:
                 handler.connection = weakref.proxy(self)

@@ -1,296 +1,23 @@
 # cython: language_level=3
-"""Slots and their states, checkout and return, waiting. No commands, no policy.
-
-A slot that is lent holds its connection weakly: a borrower that vanishes gives the
-slot back through the connection's own end. Finalisers run at any allocation, so
-nothing here calls into Python while it holds the queue's mutex, and counts are
-never kept: they are read off the states.
+"""Checkout and return, on slots. No commands, no policy: what is out of the ordinary
+goes to the underscored methods of cpool.pool.
 """
 
 import threading
-import weakref
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
-from cpool._wire cimport CP_PEEK_QUIET, ns_of
+from cpool._slots cimport (
+    CP_SLOT_BUSY, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_EMPTY, CP_SLOT_OPENING,
+    CP_SLOT_RETURNING, SLOT_MOVED, cp_slots_at, cp_slots_claim_mpmc, cp_slots_set_state,
+    cp_slots_state, cp_slots_used, cp_waitq_count,
+)
+from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
 
 cp_fork_watch()
-
-
-@cython.final
-cdef class Home:
-    pass
-
-
-@cython.internal
-@cython.final
-cdef class Reclaim:
-    """Called when a connection has ended: its slot, if it was lent, is free again."""
-    cdef Home home
-    cdef uint32_t slot
-
-    def __call__(self, ref):
-        if self.home.slots != NULL:
-            (<Slots>self.home.slots).reclaim(self.slot, ref)
-
-
-@cython.final
-cdef class Waiter:
-    pass
-
-
-cdef enum:
-    SLOT_MOVED = 0xFFFFFFFE  # told to a waiter instead of a slot
-
-
-@cython.no_gc_clear  # __dealloc__ needs home; cycles are broken at the pool
-@cython.final
-cdef class Slots:
-    def __cinit__(self, uint32_t max_connections, bint fifo):
-        cp_slots_init(&self.cells, max_connections)
-        cp_idle_init(&self.idle)
-        cp_idle_init(&self.empty)
-        cp_waitq_init(&self.waiters)
-        self.fifo = fifo
-        self.conns = []
-        self.refs = []
-        self.numbers = {}
-        self.home = Home()
-        self.home.slots = <void *>self
-
-    def __dealloc__(self):
-        self.home.slots = NULL
-        cp_slots_free(&self.cells)
-
-    cdef uint32_t take_idle(self) noexcept:
-        """An idle slot, now BUSY and the caller's, or CP_SLOT_NONE."""
-        cdef uint32_t slot
-        if self.fifo:
-            slot = cp_waitq_pop_fifo(&self.waiters, &self.cells)
-        else:
-            slot = cp_idle_pop_mpmc(&self.idle, &self.cells)
-        if slot != CP_SLOT_NONE:
-            cp_slots_set_state(&self.cells, slot, CP_SLOT_BUSY)
-        return slot
-
-    cdef uint32_t take_empty(self) noexcept:
-        """A slot without a connection, now OPENING and the caller's, or CP_SLOT_NONE."""
-        cdef uint32_t slot
-        if self.cells.max < cp_slots_used(&self.cells) and self.is_above_limit():
-            return CP_SLOT_NONE
-        slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
-        if slot == CP_SLOT_NONE:
-            slot = cp_slots_grow_mpmc(&self.cells)
-        if slot != CP_SLOT_NONE:
-            cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
-        return slot
-
-    cdef bint is_above_limit(self) noexcept:
-        """Whether a limit that was lowered allows no further connection."""
-        cdef uint32_t held = cp_slots_used(&self.cells) - self.count(CP_SLOT_EMPTY)
-        return held >= self.cells.max
-
-    cdef uint32_t take(self) noexcept:
-        """A slot without waiting, unless somebody has waited too long already."""
-        cdef uint32_t slot
-        if cp_waitq_count(&self.waiters) and not cp_waitq_may_barge(&self.waiters):
-            return CP_SLOT_NONE
-        slot = self.take_idle()
-        return self.take_empty() if slot == CP_SLOT_NONE else slot
-
-    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0:
-        """Join the queue. A slot as of take(), CP_SLOT_NONE once the time is over, or
-        SLOT_MOVED when the pool has begun anew with other slots.
-
-        An exception (a signal's handler raised) loses nothing: what was given to
-        this waiter in the meantime goes to the next."""
-        cdef Waiter waiter = Waiter()
-        cdef int64_t now = cp_clock_now()
-        cdef uint32_t slot
-        waiter.parker = threading.Lock()  # gevent's, eventlet's where they have patched it
-        waiter.parker.acquire()
-        if not cp_waitq_join(&self.waiters, &waiter.link, <void *>waiter.parker, now, limit):
-            from cpool import errors
-
-            self.refused += 1
-            raise errors.too_many_waiting(limit)
-        self.waits += 1
-        try:
-            slot = self.wait_parked(waiter, until)
-        except BaseException:
-            if cp_waitq_leave(&self.waiters, &waiter.link) and waiter.link.slot != SLOT_MOVED:
-                self.offer(waiter.link.slot)
-            raise
-        finally:
-            now = cp_clock_now() - now
-            self.waited_ns += now
-            self.longest_wait_ns = max(self.longest_wait_ns, now)
-        if cp_waitq_leave(&self.waiters, &waiter.link):
-            if slot != CP_SLOT_NONE:
-                self.offer(slot)
-            slot = waiter.link.slot
-        if slot == CP_SLOT_NONE:
-            self.timeouts += 1
-        return slot
-
-    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0:
-        """Park until served, or until a look at the idle list finds something.
-
-        The first look comes after joining (see the fence in cp_waitq.h), another
-        when a releaser nudges or the time to let newcomers pass is over."""
-        cdef int64_t now, barged = waiter.link.since + CP_BARGE_NS
-        cdef uint32_t slot
-        while True:
-            if cp_waitq_look(&self.waiters, &waiter.link):
-                return CP_SLOT_NONE  # leave() tells which
-            slot = self.take_idle()
-            if slot == CP_SLOT_NONE:
-                slot = self.take_empty()
-            now = cp_clock_now()
-            if slot != CP_SLOT_NONE or now >= until:
-                return slot
-            park(waiter.parker, (min(until, barged) if now < barged else until) - now)
-
-    cdef int end_waiting(self) except -1:
-        """Send all waiters to the slots that come after these."""
-        cdef void *parker = NULL
-        while cp_waitq_deliver(&self.waiters, SLOT_MOVED, &parker):
-            unpark(parker)
-        return 0
-
-    cdef int adopt(self, uint32_t slot, object connection) except -1:
-        """Put a new connection into a slot its caller owns."""
-        cdef Reclaim reclaim = Reclaim.__new__(Reclaim)
-        while <uint32_t>len(self.refs) <= slot:
-            self.refs.append(None)
-            self.conns.append(None)
-        reclaim.home = self.home
-        reclaim.slot = slot
-        if isinstance(connection, ConnBase):
-            (<ConnBase>connection).home = self.home
-            (<ConnBase>connection).slot = slot
-            self.refs[slot] = weakref.ref(connection, reclaim)
-        else:  # a foreign class is held as redis-py holds it
-            self.numbers[id(connection)] = slot
-            self.conns[slot] = connection
-        cp_slots_at(&self.cells, slot).generation = self.generation
-        self.created += 1
-        return 0
-
-    cdef int vacate(self, uint32_t slot) except -1:
-        """Take the connection out of a slot its caller owns; somebody else may open."""
-        cdef object connection = self.connection_in(slot)
-        if isinstance(connection, ConnBase):
-            (<ConnBase>connection).home = None
-        elif connection is not None:
-            self.numbers.pop(id(connection), None)
-        if slot < <uint32_t>len(self.refs):
-            self.refs[slot] = self.conns[slot] = None
-        cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
-        return self.offer(slot)
-
-    cdef object connection_in(self, uint32_t slot):
-        """The connection of a slot whatever its state, or None."""
-        if slot >= <uint32_t>len(self.refs):
-            return None
-        if self.conns[slot] is not None:
-            return self.conns[slot]
-        return None if self.refs[slot] is None else self.refs[slot]()
-
-    cdef int reclaim(self, uint32_t slot, object ref) except -1:
-        """A lent connection has ended without a return."""
-        if self.refs[slot] is not ref:
-            return 0
-        self.refs[slot] = None
-        if cp_slots_claim_mpmc(&self.cells, slot, CP_SLOT_BUSY, CP_SLOT_OPENING):
-            self.reclaimed += 1
-            self.offer(slot)
-        return 0
-
-    cdef object lend(self, uint32_t slot):
-        """The connection of a slot that is BUSY and the caller's: ours is from now on
-        held by its borrower alone."""
-        cdef object connection = self.conns[slot]
-        if isinstance(connection, ConnBase):
-            self.conns[slot] = None
-        return connection
-
-    cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0:
-        """The slot of a connection of this pool, or CP_SLOT_NONE."""
-        if isinstance(connection, ConnBase):
-            if (<ConnBase>connection).home is self.home:
-                return (<ConnBase>connection).slot
-            return CP_SLOT_NONE
-        return self.numbers.get(id(connection), CP_SLOT_NONE)
-
-    cdef int give_back(self, uint32_t slot, object connection) except -1:
-        """Return a connection to its slot, which the caller owns."""
-        self.conns[slot] = connection
-        cp_slots_set_state(&self.cells, slot, CP_SLOT_BUSY)
-        return self.offer(slot)
-
-    cdef int offer(self, uint32_t slot) except -1:
-        """Pass on a slot the caller owns: BUSY with its connection, or OPENING, empty.
-
-        To the oldest waiter once newcomers may no longer pass it (an empty slot at
-        once: dialling takes its time anyway), else to the list of its kind."""
-        cdef void *parker = NULL
-        cdef bint empty = cp_slots_state(&self.cells, slot) == CP_SLOT_OPENING
-        if cp_waitq_count(&self.waiters) and (empty or not cp_waitq_may_barge(&self.waiters)):
-            if cp_waitq_deliver(&self.waiters, slot, &parker):
-                unpark(parker)
-                return 0
-        if empty:
-            cp_slots_set_state(&self.cells, slot, CP_SLOT_EMPTY)
-            cp_idle_push_mpmc(&self.empty, &self.cells, slot)
-        else:
-            cp_slots_set_state(&self.cells, slot, CP_SLOT_IDLE)
-            if self.fifo:
-                cp_waitq_push_fifo(&self.waiters, &self.cells, slot)
-            else:
-                cp_idle_push_mpmc(&self.idle, &self.cells, slot)
-        if cp_waitq_count(&self.waiters):
-            unpark(cp_waitq_nudge(&self.waiters))
-        return 0
-
-    cdef list idle_slots(self):
-        """Numbers of the idle slots, the next to be lent last."""
-        cdef list numbers = []
-        cdef uint32_t slot
-        slot = cp_waitq_fifo_first(&self.waiters) if self.fifo else cp_idle_first(&self.idle)
-        while slot != CP_SLOT_NONE:
-            numbers.append(slot)
-            slot = cp_idle_after(&self.cells, slot)
-        numbers.reverse()
-        return numbers
-
-    cdef int count(self, cp_slot_state state) noexcept:
-        cdef uint32_t slot
-        cdef int n = 0
-        for slot in range(cp_slots_used(&self.cells)):
-            n += cp_slots_state(&self.cells, slot) == <uint32_t>state
-        return n
-
-
-cdef int park(object parker, int64_t ns) except -1:
-    """Sleep at a parking place, without the GIL, until signalled or the time is over.
-
-    A signal's handler runs, and may raise."""
-    if ns > <int64_t>9_000_000_000_000_000_000:
-        parker.acquire()
-    else:
-        parker.acquire(True, min(ns / 1e9, threading.TIMEOUT_MAX))
-    return 0
-
-
-cdef int unpark(void *parker) except -1:
-    """Signal a parking place. It is there: its thread needs the GIL to leave it."""
-    if parker != NULL:
-        (<object>parker).release()
-    return 0
 
 
 @cython.internal
@@ -369,9 +96,10 @@ cdef class PoolBase:
         cdef Slots before = self.slots
         cdef bint forked = self.fork_generation != cp_fork_generation()
         self.slots = Slots(min(max_connections, 0x7FFFFFFF), fifo)
-        self.claims = 0
         self.fork_generation = cp_fork_generation()
-        if not forked:  # a child has none of its parent's waiters, nor of its mutexes
+        if forked:
+            self.claims = 0  # whoever had claimed is not in this process
+        else:
             before.end_waiting()
 
     cdef int check_fork(self) except -1:

@@ -23,7 +23,7 @@ from redis.exceptions import InvalidResponse
 
 from cpool._resp import INCOMPLETE, Reader
 from tests.codec.oracles import Refused, hiredis_py, plain, redis_py
-from tests.codec.replies import ErrorText, reader, same
+from tests.codec.replies import reader, same
 from tests.fuzz import seeds
 from tests.fuzz.reference import Cut, Malformed, Reference, Unbuildable
 
@@ -51,27 +51,29 @@ Outcome = tuple[str, Any]
 
 def next_of(r: Reader) -> Outcome | None:
     """One reply or refusal; None when the rest is incomplete."""
+    before = r.unread_bytes
     try:
         reply = r.gets()
-    except InvalidResponse as error:
-        # a number Python can't convert is found out when the reply is built
-        return ("unbuildable" if "length" not in str(error) else "invalid", str(error))
-    except TypeError:
-        return ("unbuildable", "")
+    except (InvalidResponse, TypeError) as error:
+        # What can't be built is consumed; the stream behind what is malformed is lost.
+        return ("malformed" if r.unread_bytes == before else "unbuildable", str(error))
     return None if reply is INCOMPLETE else ("reply", reply)
 
 
 def by_reader(pieces: list[bytes], depth: int, bulk: int) -> list[Outcome]:
     """Everything a Reader makes of these bytes, until it refuses them."""
     r = reader(max_depth=depth, max_bulk_bytes=bulk)
+    size = sum(map(len, pieces))
     outcomes: list[Outcome] = []
     for piece in pieces:
         r.feed(piece)
-        check(r.buffer_bytes <= 65536 + 8 * sum(map(len, pieces)), "the buffer is too large")
+        check(r.buffer_bytes <= 65536 + 8 * size, "the buffer is too large")
         while outcome := next_of(r):
             outcomes.append(outcome)
-            if outcome[0] == "invalid" and r.unread_bytes and next_of(r) == outcome:
+            if outcome[0] == "malformed":
+                check(next_of(r) == outcome, "refused once only")
                 return outcomes
+            check(len(outcomes) <= size, "more replies than bytes")
     return outcomes
 
 
@@ -85,7 +87,7 @@ def by_reference(data: bytes, depth: int, bulk: int) -> list[Outcome]:
         except Cut:
             break
         except Malformed:
-            outcomes.append(("invalid", ""))
+            outcomes.append(("malformed", ""))
             break
         except Unbuildable:
             outcomes.append(("unbuildable", ""))
@@ -94,9 +96,7 @@ def by_reference(data: bytes, depth: int, bulk: int) -> list[Outcome]:
 
 
 def alike(left: Outcome, right: Outcome) -> bool:
-    if "reply" in (left[0], right[0]):
-        return left[0] == right[0] and same(left[1], right[1])
-    return True  # refused both ways; which reply is at fault is seen by their number
+    return left[0] == right[0] and (left[0] != "reply" or same(left[1], right[1]))
 
 
 def check_oracles(data: bytes, first: Outcome) -> None:

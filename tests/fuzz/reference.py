@@ -119,7 +119,7 @@ class Reference:
             return None
         if type == b"#" and text in (b"t", b"f"):
             return text == b"t"
-        if type == b"," and text:
+        if type == b"," and text and b"\0" not in text:
             # what float() does not take is found out when the whole reply is built
             self.unbuildable |= not DOUBLE.match(text)
             return float(text) if DOUBLE.match(text) else None

@@ -1,0 +1,118 @@
+# cython: language_level=3
+"""A pool's slots between two resets, and who waits for one. Layer 5."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "cp_clock.h" nogil:
+    const int64_t CP_FOREVER
+    const int64_t CP_NS_PER_MS
+    int64_t cp_clock_now()
+
+
+cdef extern from "cp_slots.h" nogil:
+    const uint32_t CP_SLOT_NONE
+    ctypedef enum cp_slot_state:
+        CP_SLOT_EMPTY
+        CP_SLOT_OPENING
+        CP_SLOT_IDLE
+        CP_SLOT_BUSY
+        CP_SLOT_RETURNING
+    ctypedef struct cp_slot:
+        uint32_t generation
+    ctypedef struct cp_slots:
+        uint32_t max
+    void cp_slots_init(cp_slots *s, uint32_t max)
+    void cp_slots_free(cp_slots *s)
+    cp_slot *cp_slots_at(const cp_slots *s, uint32_t slot)
+    uint32_t cp_slots_grow_mpmc(cp_slots *s)
+    uint32_t cp_slots_used(const cp_slots *s)
+    uint32_t cp_slots_state(const cp_slots *s, uint32_t slot)
+    void cp_slots_set_state(cp_slots *s, uint32_t slot, cp_slot_state state)
+    bint cp_slots_claim_mpmc(cp_slots *s, uint32_t slot, cp_slot_state old, cp_slot_state new)
+
+
+cdef extern from "cp_idle.h" nogil:
+    ctypedef struct cp_idle:
+        pass
+    void cp_idle_init(cp_idle *list)
+    bint cp_idle_is_empty(const cp_idle *list)
+    void cp_idle_push_mpmc(cp_idle *list, cp_slots *slots, uint32_t slot)
+    uint32_t cp_idle_pop_mpmc(cp_idle *list, const cp_slots *slots)
+    uint32_t cp_idle_first(const cp_idle *list)
+    uint32_t cp_idle_after(const cp_slots *slots, uint32_t slot)
+
+
+cdef extern from "cp_waitq.h" nogil:
+    const int64_t CP_BARGE_NS
+    ctypedef struct cp_waiter:
+        int64_t since
+        uint32_t slot
+    ctypedef struct cp_waitq:
+        pass
+    void cp_waitq_init(cp_waitq *q)
+    void cp_waitq_destroy(cp_waitq *q)
+    bint cp_waitq_join(cp_waitq *q, cp_waiter *w, void *parker, int64_t now, uint32_t max)
+    bint cp_waitq_leave(cp_waitq *q, cp_waiter *w)
+    bint cp_waitq_look(cp_waitq *q, cp_waiter *w)
+    bint cp_waitq_deliver(cp_waitq *q, uint32_t slot, void **parker)
+    void *cp_waitq_nudge(cp_waitq *q)
+    void cp_waitq_push_fifo(cp_waitq *q, cp_slots *slots, uint32_t slot)
+    uint32_t cp_waitq_pop_fifo(cp_waitq *q, cp_slots *slots)
+    uint32_t cp_waitq_fifo_first(cp_waitq *q)
+    uint32_t cp_waitq_count(cp_waitq *q)
+    bint cp_waitq_may_barge(cp_waitq *q)
+
+
+cdef enum:
+    SLOT_MOVED = 0xFFFFFFFE     # told to a waiter instead of a slot
+
+
+cdef class Waiter:
+    """One caller in the queue. Not on the stack: greenlets share their thread's."""
+    cdef cp_waiter link
+    cdef object parker      # a lock that is held; releasing it signals
+
+
+cdef class Slots:
+    """The slots of a pool between two resets. States live in C; who is in a slot
+    lives in Python lists, where the garbage collector sees it."""
+    cdef cp_slots cells
+    cdef cp_idle idle           # IDLE slots, newest first (a FIFO pool's: in waitq)
+    cdef cp_idle empty          # EMPTY slots that were used before
+    cdef cp_waitq waiters
+    cdef bint fifo
+    cdef uint32_t generation    # connections of another one are closed when met
+    cdef list conns             # by slot: its connection while it is not lent (one
+                                # of a foreign class: always), else None
+    cdef list refs              # by slot: weak reference to its connection if it is
+                                # ours, else None
+    cdef dict numbers           # id(connection) -> slot, of foreign connections
+    cdef Home home              # what connections and finalisers know of this
+    # totals, see cpool.stats
+    cdef uint64_t checkouts, created, discarded, replaced, reclaimed, refused
+    cdef uint64_t waits, timeouts
+    cdef int64_t waited_ns, longest_wait_ns
+
+    cdef uint32_t take_idle(self) noexcept
+    cdef uint32_t take_empty(self) noexcept
+    cdef bint is_above_limit(self) noexcept
+    cdef uint32_t take(self) noexcept
+    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0
+    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0
+    cdef int end_waiting(self) except -1
+    cdef int adopt(self, uint32_t slot, object connection) except -1
+    cdef int vacate(self, uint32_t slot) except -1
+    cdef object lend(self, uint32_t slot)
+    cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0
+    cdef int give_back(self, uint32_t slot, object connection) except -1
+    cdef int offer(self, uint32_t slot) except -1
+    cdef int reclaim(self, uint32_t slot, object ref) except -1
+    cdef object connection_in(self, uint32_t slot)
+    cdef list idle_slots(self)
+    cdef int count(self, cp_slot_state state) noexcept
+
+
+cdef class Home:
+    """Outlives its slots: connections and finalisers hold it, no reference goes back."""
+    cdef void *slots            # borrowed; NULL once the slots are gone
