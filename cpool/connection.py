@@ -7,6 +7,7 @@ as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from typing import Any
@@ -46,6 +47,7 @@ _conn.set_originals(
         },
     },
     SENTINEL,
+    _retry.RetryBase,
 )
 _retry.set_original(Retry.call_with_retry)
 
@@ -92,6 +94,20 @@ class JoinedRetry(_retry.RetryBase, Retry):
 
     def __init__(self) -> None:
         """Made by its connection only; the state is the wrapped Retry's."""
+
+
+@functools.cache
+def _weakly_connected(handler_class: type) -> type:
+    """Return a handler's class whose `connection` is no reference that counts."""
+
+    def get(self: Any) -> Any:
+        return self._connection_ref()
+
+    def set_(self: Any, connection: Any) -> None:
+        self._connection_ref = (lambda: None) if connection is None else weakref.ref(connection)
+
+    names = {"connection": property(get, set_), "__doc__": handler_class.__doc__}
+    return type(handler_class.__name__, (handler_class,), names)
 
 
 class _ConnectionMixin(_conn.ConnBase):
@@ -146,8 +162,9 @@ class _ConnectionMixin(_conn.ConnBase):
             "_maint_notifications_connection_handler",
         ):
             handler = getattr(self, name, None)
-            if handler is not None and handler.connection is self:
-                handler.connection = weakref.proxy(self)
+            if handler is not None and vars(handler).pop("connection", None) is self:
+                handler.__class__ = _weakly_connected(type(handler))
+                handler.connection = self
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Do redis-py's handshake, its requests sent together in one round trip.

@@ -21,8 +21,8 @@ LONGEST_FILE = 600  # lines
 
 # Longer files, and why each is one file all the same.
 LONG_FILES = {
-    "src/cpool/_conn.pyx": "the verbs of a connection share its gates and its ledger, and a second"
-    " extension module would have to export them",
+    "src/cpool/_conn.pyx": "a connection's verbs share its gates; a cdef class is one block of one"
+    " file",
     "src/cpool/_resp.pyx": "encoder and decoder are one module: each extension module costs"
     " thousands of lines of C",
 }
@@ -35,7 +35,7 @@ class Layer:
     number: int
     name: str
     c: frozenset[str] = frozenset()  # cp_*.c and cp_*.h, without the ending
-    cython: frozenset[str] = frozenset()  # _*.pyx and _*.pxd
+    cython: tuple[str, ...] = ()  # _*.pyx and _*.pxd, in the order they build on each other
     headers: frozenset[str] = frozenset()  # of the system
     modules: frozenset[str] = frozenset()  # Python's, in the .pyx
 
@@ -44,7 +44,10 @@ def layer(number: int, name: str, c: str, cython: str, headers: str, modules: st
     return Layer(
         number,
         name,
-        *(frozenset(names.split()) for names in (c, cython, headers, modules)),
+        frozenset(c.split()),
+        tuple(cython.split()),
+        frozenset(headers.split()),
+        frozenset(modules.split()),
     )
 
 
@@ -60,9 +63,16 @@ LAYERS = [
         f"{PLAIN_C} errno.h fcntl.h poll.h sys/socket.h sys/time.h sys/uio.h",
         "_socket ssl",
     ),
-    layer(3, "connection", "session", "_conn", f"{PLAIN_C} strings.h", "weakref time copy"),
+    layer(
+        3,
+        "connection",
+        "session",
+        "_session _conn _retry",
+        f"{PLAIN_C} strings.h",
+        "weakref time copy",
+    ),
     layer(4, "queue", "slots idle waitq", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
-    layer(5, "pool", "", "_pool", PLAIN_C, "threading weakref"),
+    layer(5, "pool", "", "_slots _pool", PLAIN_C, "threading weakref"),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
     name: row for row in LAYERS for name in row.cython
@@ -179,6 +189,15 @@ def test_the_core_does_not_import_redis(path: Path) -> None:
 @each([path for path in CYTHON_FILES if path.suffix == ".pyx"])
 def test_each_module_of_the_core_has_its_declarations(path: Path) -> None:
     assert path.with_suffix(".pxd").is_file()
+
+
+def test_modules_of_one_layer_use_only_those_listed_before_them() -> None:
+    """So that no two can come to need each other."""
+    order = [name for row in LAYERS for name in row.cython]
+    for path in CYTHON_FILES:
+        used = {name.removeprefix("cpool.") for name in cimported(without_comments(path))}
+        later = set(order[order.index(path.stem) :])
+        assert used & later == set()
 
 
 def test_each_declaration_file_has_its_module() -> None:

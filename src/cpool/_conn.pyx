@@ -42,7 +42,15 @@ class HandshakeMismatch(Exception):
 
 
 cdef object NEVER_GIVEN = object()
+cdef object JOINED_RETRY = None  # the base of what _join_retry() makes
 cdef object SENTINEL = None  # redis-py's own "never given", set by cpool.connection
+
+
+cdef object given(object value, str name):
+    """The value of an attribute, unless it was deleted."""
+    if value is NEVER_GIVEN:
+        raise AttributeError(name)
+    return value
 
 
 cdef class ParserBase:
@@ -214,12 +222,13 @@ def add_original(name, function):
     ORIGINALS[name] = ORIGINALS[name] | {function}
 
 
-def set_originals(functions, sentinel):
-    """Tell which functions of redis-py the core may stand in for, by name, and the
-    object it takes for an argument that was not given."""
-    global SENTINEL
+def set_originals(functions, sentinel, joined_retry):
+    """Tell which functions of redis-py the core may stand in for, by name, the object
+    it takes for an argument that was not given, and the class of the joined retries."""
+    global SENTINEL, JOINED_RETRY
     ORIGINALS.update(functions)
     SENTINEL = sentinel
+    JOINED_RETRY = joined_retry
 
 
 cdef bint is_original(object cls, str name, bint behind_base) except -1:
@@ -270,7 +279,7 @@ cdef class ConnBase:
         self.part_from_retry()
 
     cdef int part_from_retry(self) except -1:
-        if self.retry_view is not None and self.retry_view is not self.inner_retry:
+        if JOINED_RETRY is not None and isinstance(self.retry_view, JOINED_RETRY):
             self.retry_view.part()
         return 0
 
@@ -305,9 +314,7 @@ cdef class ConnBase:
     def _sock(self):
         if self.holds() and self.session is not None:
             self.flush_or_close(self.session)
-        if self.sock is NEVER_GIVEN:
-            raise AttributeError("_sock")
-        return self.sock
+        return given(self.sock, "_sock")
 
     @_sock.setter
     def _sock(self, value):
@@ -321,9 +328,7 @@ cdef class ConnBase:
 
     @property
     def _parser(self):
-        if self.parser is NEVER_GIVEN:
-            raise AttributeError("_parser")
-        return self.parser
+        return given(self.parser, "_parser")
 
     @_parser.setter
     def _parser(self, value):
@@ -339,30 +344,35 @@ cdef class ConnBase:
     def retry(self):
         """The retry policy: what was assigned, joined to this connection so that a
         command it drives may be sent and answered in one go."""
-        if self.inner_retry is NEVER_GIVEN:
-            raise AttributeError("retry")
         if self.retry_view is None:
-            self.retry_view = self._join_retry(self.inner_retry)
+            self.retry_view = self._join_retry(given(self.inner_retry, "retry"))
         return self.retry_view
 
     @retry.setter
     def retry(self, value):
-        value = getattr(value, "joined_inner", value)  # a view of somebody's
+        if JOINED_RETRY is not None and isinstance(value, JOINED_RETRY):
+            value = value.joined_inner
         self.part_from_retry()
         self.inner_retry = value
         self.retry_view = None
 
     @retry.deleter
     def retry(self):
+        self.part_from_retry()
         self.inner_retry = NEVER_GIVEN
+        self.retry_view = None
 
     @property
     def _command_packer(self):
-        return self.packer
+        return given(self.packer, "_command_packer")
 
     @_command_packer.setter
     def _command_packer(self, value):
         self.packer = value
+
+    @_command_packer.deleter
+    def _command_packer(self):
+        self.packer = NEVER_GIVEN
 
     @property
     def _should_reconnect(self):
@@ -372,29 +382,45 @@ cdef class ConnBase:
     def _should_reconnect(self, bint value):
         self.reconnect = value
 
+    @_should_reconnect.deleter
+    def _should_reconnect(self):
+        self.reconnect = False
+
     @property
     def _re_auth_token(self):
-        return self.re_auth_token
+        return given(self.re_auth_token, "_re_auth_token")
 
     @_re_auth_token.setter
     def _re_auth_token(self, value):
         self.re_auth_token = value
 
+    @_re_auth_token.deleter
+    def _re_auth_token(self):
+        self.re_auth_token = NEVER_GIVEN
+
     @property
     def health_check_interval(self):
-        return self.health_interval
+        return given(self.health_interval, "health_check_interval")
 
     @health_check_interval.setter
     def health_check_interval(self, value):
         self.health_interval = value
 
+    @health_check_interval.deleter
+    def health_check_interval(self):
+        self.health_interval = NEVER_GIVEN
+
     @property
     def next_health_check(self):
-        return self.next_health
+        return given(self.next_health, "next_health_check")
 
     @next_health_check.setter
     def next_health_check(self, value):
         self.next_health = value
+
+    @next_health_check.deleter
+    def next_health_check(self):
+        self.next_health = NEVER_GIVEN
 
     @cython.binding(False)
     def should_reconnect(self):
@@ -636,7 +662,10 @@ cdef class ConnBase:
             return False
         while self.session is s and parser.can_read(0):
             p = cp_patience_of(PUSH_REST_NS, CP_FOREVER)
-            reply = s.next_reply(True, &p)
+            try:
+                reply = s.next_reply(True, &p)
+            except Exception:
+                return False  # whatever it was, it was nobody's
             if not s.reader.is_push:
                 return False
             parser.handle_push_response(reply)

@@ -156,7 +156,6 @@ cdef class PoolBase:
             while slot == SLOT_MOVED:
                 slots = self.slots
                 slot = self.take_or_wait(slots, &until)
-        slots.checkouts += 1
         if cp_slots_state(&slots.cells, slot) == CP_SLOT_OPENING:
             return self.open_in(slots, slot)
         connection = slots.lend(slot)
@@ -166,6 +165,7 @@ cdef class PoolBase:
                     and not (<ConnBase>connection).reconnect \
                     and cp_slots_at(&slots.cells, slot).generation == slots.generation \
                     and session.wire.peek(&byte) == CP_PEEK_QUIET:
+                slots.checkouts += 1
                 return connection
         return self.make_ready(slots, slot, connection)
 
@@ -182,6 +182,7 @@ cdef class PoolBase:
                 self._note_failed_checkout()
             self.release(connection)
             raise
+        slots.checkouts += 1
         return connection
 
     cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0:
@@ -226,6 +227,7 @@ cdef class PoolBase:
                 self.release(connection)
             raise
         cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
+        slots.checkouts += 1
         return connection
 
     def _make_in(self, uint32_t slot):

@@ -78,7 +78,7 @@ TEST(what_is_no_command_is_refused)
     static const char *const bad[] = {
         "PING\r\n", "+OK\r\n", "*0\r\n", "*-1\r\n", "*x\r\n", "*1\r\n+PING\r\n",
         "*1\r\n:1\r\n", "*1\r\n$-1\r\n", "*1\r\n$4\r\nPINGX\r\n", "*1\r\n*0\r\n",
-        "*1\r\n$4\r\nPING\n\n", "*1\n$4\nPING\n", "\r\n", "*2\r\n$4\r\nPING\r\nx",
+        "*1\r\n$4\r\nPING\n\n", "*1\r\n$4\r\nPING\rx", "*1\n$4\nPING\n", "\r\n", "*2\r\n$4\r\nPING\r\nx",
         "*99999999999999999999999\r\n", "*1\r\n$99999999999999999999\r\n",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

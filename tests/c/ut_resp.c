@@ -170,6 +170,7 @@ TEST(a_fault_in_a_run_of_short_strings_is_met)
 {
     BAD("*4\r\n$1\r\na\r\n$1\r\nbc\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_ENDING);
     BAD("*4\r\n$1\r\na\r\n$1\r\nb\n\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_ENDING);
+    BAD("*4\r\n$1\r\na\r\n$1\r\nb\rx$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_ENDING);
     BAD("*4\r\n$1\r\na\r\n$\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$1a\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$1\rx$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
@@ -255,6 +256,7 @@ TEST(numbers_and_words_that_are_none_are_refused)
     BAD("#tt\r\n", CP_WHY_LENGTH);
     BAD("_x\r\n", CP_WHY_LENGTH);
     BAD(",\r\n", CP_WHY_LENGTH);
+    BAD(",1\0x\r\n", CP_WHY_LENGTH);
 }
 
 TEST(a_verbatim_string_has_a_format_of_three_bytes)
@@ -289,6 +291,18 @@ TEST(a_string_above_the_limit_is_refused_by_its_header)
     BAD("$999999999999999999\r\n", CP_WHY_LIMIT);
     BAD("*1\r\n=4097\r\n", CP_WHY_LIMIT);
     BAD("!5000\r\n", CP_WHY_LIMIT);
+}
+
+TEST(a_string_above_the_limit_is_refused_although_it_is_at_hand)
+{
+    static char data[2 * MAX_BULK];
+    int head = snprintf(data, sizeof data, "*3\r\n$1\r\na\r\n$%d\r\n", MAX_BULK + 1);
+    size_t n = (size_t)head + MAX_BULK + 3, length;
+    cp_why why;
+    memset(data + head, 'x', MAX_BULK + 1);
+    memcpy(data + n - 2, "\r\n", 2);
+    CHECK_EQ(scan(data, n, &length, &why), CP_E_PROTO);
+    CHECK_EQ(why, CP_WHY_LIMIT);
 }
 
 TEST(a_string_at_the_limit_is_a_reply)
@@ -427,6 +441,18 @@ TEST(two_replies_are_told_apart)
     cp_scan_free(&s);
 }
 
+TEST(a_reply_that_was_found_stays_found)
+{
+    cp_scan s;
+    cp_scan_init(&s, MAX_DEPTH, MAX_BULK);
+    CHECK_EQ(cp_scan_step(&s, ":1\r\n", 4), CP_OK);
+    CHECK_EQ(cp_scan_step(&s, ":1\r\n:2\r\n", 8), CP_OK);
+    CHECK_EQ(s.off, 4);
+    cp_scan_reset(&s);
+    CHECK_EQ(cp_scan_step(&s, ":", 1), CP_AGAIN);
+    cp_scan_free(&s);
+}
+
 TEST(a_reset_forgets_a_reply_that_was_given_up)
 {
     cp_scan s;
@@ -451,7 +477,10 @@ TEST(an_unfinished_top_level_string_tells_where_it_begins)
     CHECK_EQ(s.body, 7);
     cp_scan_reset(&s);
     CHECK_EQ(cp_scan_step(&s, "*1\r\n$1000\r\nabc", 14), CP_AGAIN);
-    CHECK_EQ(s.body, 0);
+    CHECK_EQ(s.body, 0); /* not at the top */
+    cp_scan_reset(&s);
+    CHECK_EQ(cp_scan_step(&s, "=1000\r\ntxt:", 11), CP_AGAIN);
+    CHECK_EQ(s.body, 0); /* no plain string */
     cp_scan_free(&s);
 }
 

@@ -15,7 +15,7 @@ after(int flags, const char *name, const char *second)
 TEST(ordinary_commands_leave_nothing)
 {
     static const char *const names[] = {
-        "GET", "SET", "DEL", "PING", "MGET", "MSET", "EVAL", "EVALSHA", "DBSIZE", "DUMP",
+        "GET", "SET", "DEL", "PING", "HGETALL", "ZADD", "LPUSH", "MGET", "MSET", "EVAL", "EVALSHA", "DBSIZE", "DUMP",
         "SUNION", "SREM", "PUBLISH", "PUBSUB", "RPUSH", "RENAME", "RESTORE", "COMMAND",
         "CONFIG", "UNLINK", "WAIT", "MOVE", "MIGRATE", "EXISTS", "", "X", "SUBSCRIBED",
         "MONITORS", "MULT", "EXE", "WATC", "RESETX",

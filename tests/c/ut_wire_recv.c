@@ -320,6 +320,20 @@ TEST(would_block_before_the_time_is_over_is_no_timeout)
     pair_close(&p);
 }
 
+TEST(would_block_in_a_wait_for_ever_is_no_timeout)
+{
+    pair p = pair_open(CP_FOREVER);
+    cp_patience patience = cp_patience_of(CP_FOREVER, CP_FOREVER);
+    char to[4];
+    size_t got = 0;
+    int err = 0;
+    fault_errno(FAULT_RECV, EAGAIN);
+    say(&p, "x");
+    CHECK_EQ(receive(&p, to, sizeof to, &got, &patience, &err), CP_OK);
+    CHECK_EQ(fault_last_argument(FAULT_POLL), -1);
+    pair_close(&p);
+}
+
 TEST(would_block_after_the_time_is_over_is_a_timeout)
 {
     pair p = pair_open(CP_NS_PER_S);

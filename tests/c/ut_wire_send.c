@@ -256,6 +256,20 @@ TEST(a_non_blocking_send_does_not_wait)
     pair_close(&p);
 }
 
+TEST(a_wait_longer_than_poll_can_is_made_of_several)
+{
+    pair p = pair_open();
+    cp_patience patience = cp_patience_of(CP_NS_PER_S * 86400 * 365, CP_FOREVER);
+    char data[] = "PING\r\n";
+    struct iovec iov = {data, 6};
+    int err = 0;
+    fault_errno(FAULT_SEND, EAGAIN);
+    fault_poll_timeout();
+    CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_OK);
+    check_arrived(&p, "PING\r\n", 6);
+    pair_close(&p);
+}
+
 TEST(a_signal_in_the_middle_of_the_wait_is_told)
 {
     pair p = pair_open();

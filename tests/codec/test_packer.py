@@ -12,8 +12,8 @@ from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 from redis.exceptions import DataError
 
-from cpool._session import packer_of
 from cpool._resp import Packer, pack_command
+from cpool._session import packer_of
 
 CUTOFF = 6000
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 
-from cpool._session import packer_of
 from cpool._resp import pack_command
+from cpool._session import packer_of
 from tests.codec.replies import read
 
 CODECS = st.sampled_from(["utf-8", "UTF8", "utf_8", "latin-1", "utf-16", "utf-8-sig", "ascii"])

@@ -69,6 +69,12 @@ CHOICES: dict[bytes, tuple[Any, Any, Any, str]] = {
         REFUSED,
         "as above; hiredis-py takes one for a key",
     ),
+    b"%3\r\n+k\r\n:1\r\n+x\r\n:2\r\n+k\r\n:3\r\n": (
+        {b"k": 3, b"x": 2},
+        {b"k": None, b"x": 3},
+        SAME,
+        "hiredis-py mixes values up when a key comes twice",
+    ),
     # Text that the specification allows and hiredis does not.
     b":+5\r\n": (5, REFUSED, SAME, "the specification allows a plus"),
     b":-0\r\n": (0, REFUSED, SAME, "a number all the same"),

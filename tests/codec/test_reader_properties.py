@@ -97,11 +97,22 @@ def lone_line_ends(reply: Reply) -> bool:
     return False
 
 
+def repeats_a_key(reply: Reply) -> bool:
+    """hiredis-py loses the value of a key that comes twice."""
+    match reply:
+        case Aggregate(_, values):
+            return any(map(repeats_a_key, values))
+        case Map(pairs):
+            inside = any(repeats_a_key(item) for _, item in pairs)
+            return inside or len({value(key) for key, _ in pairs}) < len(pairs)
+    return False
+
+
 @given(NESTED.filter(lambda reply: not contains(reply, Attributed) and not lone_line_ends(reply)))
 def test_the_oracles_read_the_same(reply: Reply) -> None:
     """Where they know the type: see the table in test_reader_oracles.py."""
     bytes_ = wire(reply)
     if b"$-1\r\n" not in bytes_ and b"*-1\r\n" not in bytes_:
         assert same(redis_py(bytes_, 3), value(reply))
-    if not contains(reply, b"!", b"(", b","):
+    if not contains(reply, b"!", b"(", b",") and not repeats_a_key(reply):
         assert same(plain(hiredis_py(bytes_)), value(reply))

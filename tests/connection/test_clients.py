@@ -25,6 +25,7 @@ from tests.connection.conftest import N_THREADS
 from tests.support.servers import flush
 from tests.wire.peer import Task
 
+
 def check_returned(client: redis.Redis) -> None:
     """Nothing is lent, and what is idle is usable."""
     pool = client.connection_pool

@@ -7,6 +7,7 @@ and so often, and everything that can be noted is compared.
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -160,6 +161,19 @@ def test_a_retry_class_of_somebodys_own_sees_every_attempt(times: int) -> None:
     # A checkout may connect by the retry as well, which redis-py does at each.
     assert [n for n in all_notes[0] if n != "do"] == [n for n in all_notes[1] if n != "do"]
     assert "do" in all_notes[1]
+
+
+def test_a_retry_of_somebodys_own_can_be_replaced_and_dropped() -> None:
+    for library in LIBRARIES:
+        conn = library.Connection(port=1)
+        for made in (NotingRetry(NoBackoff(), 1, []), Retry(NoBackoff(), 1)) * 2:
+            conn.retry = made
+            assert type(conn.retry) is type(made) or isinstance(conn.retry, Retry)
+            assert conn.retry == made
+        conn.retry = NotingRetry(NoBackoff(), 1, [])
+        assert conn.retry.get_retries() == 1
+        del conn
+        gc.collect()
 
 
 def noting(notes: list[Any], original: Callable[..., Any]) -> Callable[..., Any]:

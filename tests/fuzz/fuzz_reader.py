@@ -104,7 +104,8 @@ def check_oracles(data: bytes, first: Outcome) -> None:
     if first[0] != "reply" or any(byte in data for byte in (b"|", b"!", b"(", b"-1\r\n", b">")):
         return
     theirs = plain(hiredis_py(data))
-    check(isinstance(theirs, Refused) or same(theirs, first[1]), "hiredis", theirs, first[1])
+    if b"%" not in data:  # hiredis-py loses the value of a key that comes twice
+        check(isinstance(theirs, Refused) or same(theirs, first[1]), "hiredis", theirs, first[1])
     if data.replace(b"\r\n", b"").isascii() and b"\n" not in data.replace(b"\r\n", b""):
         theirs = redis_py(data, 3)
         check(same(theirs, first[1]), "redis-py", theirs, first[1])

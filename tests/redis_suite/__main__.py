@@ -89,7 +89,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     finally:
-        if status == 0 and not options.workdir and not options.keep:
+        has_logs = any(workdir.glob("*.log"))
+        if not options.workdir and not options.keep and (status == 0 or not has_logs):
             shutil.rmtree(workdir, ignore_errors=True)
         else:
             print(f"logs are in {workdir}", file=sys.stderr)

@@ -164,6 +164,8 @@ class Usage:
     made: dict[tuple[str, str, str], int]
     replaced: list[str]
     not_replaced: list[str]
+    cpool: dict[str, str | None] = field(default_factory=dict)
+    plain_pools: list[str] = field(default_factory=list)
 
     def total(self, maker: str, role: str) -> int:
         return sum(n for (who, what, _), n in self.made.items() if (who, what) == (maker, role))
@@ -186,5 +188,11 @@ def usage_of(swapped: StageResult) -> Usage:
         for who, what, name, count in proof["made"]:
             made[who, what, name] = made.get((who, what, name), 0) + count
     last: dict[str, Any] = told[-1] if told else {"replaced": [], "not_replaced": []}
-    checkouts = sum(proof["checkouts"] for proof in told)
-    return Usage(checkouts, made, last["replaced"], last["not_replaced"])
+    return Usage(
+        checkouts=sum(proof["checkouts"] for proof in told),
+        made=made,
+        replaced=last["replaced"],
+        not_replaced=last["not_replaced"],
+        cpool=last.get("cpool", {}),
+        plain_pools=[line for proof in told for line in proof.get("plain_pools", ())],
+    )

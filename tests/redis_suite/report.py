@@ -88,6 +88,10 @@ def print_usage(console: Console, usage: Usage) -> None:
         )
     table.add_row("checkouts, at least", str(usage.checkouts), "")
     console.print(table)
+    for line in usage.plain_pools:
+        console.print(f"pool of redis-py's own made in {escape(line)}")
+    if usage.cpool:
+        console.print(f"cpool {usage.cpool['__version__']} from {usage.cpool['__file__']}")
     if usage.not_replaced:
         console.print(f"left as redis-py's: {', '.join(usage.not_replaced)}")
 
@@ -133,6 +137,8 @@ def as_json(
         "fixed": {test: asdict(result) for test, result in outcome.fixed.items()},
         "stale": [entry.id for entry in outcome.stale],
         "usage": {
+            "cpool": usage.cpool,
+            "plain_pools": usage.plain_pools,
             "checkouts": usage.checkouts,
             "made": [[*key, count] for key, count in sorted(usage.made.items())],
             "replaced": usage.replaced,

@@ -86,7 +86,8 @@ def download(version: str, directory: Path) -> None:
     command += ["--no-binary", ":all:", f"redis=={version}", "--dest", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        tail = "\n".join(line[:300] for line in lines[-8:])
         raise SetupError(f"{' '.join(command)}\nfailed:\n{tail}")
 
 

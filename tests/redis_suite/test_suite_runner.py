@@ -309,6 +309,7 @@ def test_an_object_is_counted_once_however_many_constructors_run() -> None:
     assert (proof_.total("cpool", "pool"), proof_.total("redis-py", "pool")) == (1, 0)
     original()
     assert (proof_.total("cpool", "pool"), proof_.total("redis-py", "pool")) == (1, 1)
+    assert [Path(__file__).name in line for line in proof_.plain_pools] == [True]
 
 
 def test_checkouts_of_pools_that_are_gone_still_count() -> None:

@@ -21,17 +21,20 @@ import inspect
 import os
 import sys
 import threading
+import traceback
 import types
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 PROVIDERS = ("cpool", "cpool.connection", "cpool.pool", "cpool.sentinel", "cpool.client")
 TESTS_PER_PROOF = 50
+MAX_PLAIN_POOLS_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class Proof:
         self.missing = missing
         self.pairs = dict(pairs)
         self.names_rebound = 0
+        self.plain_pools: list[str] = []
         self.made: Counter[tuple[str, str, str]] = Counter()
         self._ours = tuple(pairs.values())
         self._lock = threading.RLock()
@@ -226,6 +230,8 @@ class Proof:
             if ours and role == "pool":
                 self._serial += 1
                 self._alive[self._serial] = (weakref.ref(made), 0)
+            elif role == "pool" and len(self.plain_pools) < MAX_PLAIN_POOLS_NAMED:
+                self.plain_pools.append(where_made())
 
     def sample(self) -> None:
         """Read the checkouts of every pool alive, and settle those that are gone."""
@@ -249,11 +255,14 @@ class Proof:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the proof as plain JSON values."""
+        cpool = sys.modules.get("cpool")
         return {
+            "cpool": {name: getattr(cpool, name, None) for name in ("__version__", "__file__")},
             "checkouts": self.checkouts,
             "names_rebound": self.names_rebound,
             "replaced": sorted(original.__name__ for original in self.pairs),
             "not_replaced": self.missing,
+            "plain_pools": self.plain_pools,
             "made": [[*key, n] for key, n in sorted(self.made.items())],
         }
 
@@ -264,6 +273,13 @@ def checkouts_of(pool: Any) -> int:
         return int(pool.stats().checkouts)
     except Exception:
         return 0
+
+
+def where_made() -> str:
+    """Name the running test and the lines that led to the constructor, innermost last."""
+    stack = [frame for frame in traceback.extract_stack()[:-2] if frame.filename != __file__]
+    lines = " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in stack[-3:])
+    return f"{os.environ.get('PYTEST_CURRENT_TEST', 'no test')}: {lines}"
 
 
 def install(configuration: str) -> Proof:

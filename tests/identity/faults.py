@@ -1,0 +1,105 @@
+"""Faults for the identity workload: each strikes once, at a moment of its seed's choosing."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from tests.identity.workload import Injected, Workload
+from tests.support.faultproxy import FaultProxy
+
+LATE_S = 0.03
+INVALIDATE = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
+
+
+class Faults:
+    """What can be done to a workload that goes through a proxy."""
+
+    def __init__(self, proxy: FaultProxy, admin: redis.Redis, workload: Workload, seed: int):
+        self.proxy = proxy
+        self.admin = admin
+        self.workload = workload
+        self.chance = random.Random(seed)
+        self.struck = 0
+
+    def reset(self) -> None:
+        """Reset all connections (RST)."""
+        self.proxy.reset_connections()
+
+    def close(self) -> None:
+        """Close all connections in order, at any byte of a reply."""
+        self.proxy.close_connections()
+
+    def cut(self) -> None:
+        """Close one connection within what it is being told."""
+        how = self.chance.choice(("close", "reset", "half"))
+        self.proxy.replies.cut_after(self.chance.randrange(200), how)
+
+    def kill(self) -> None:
+        """Let the server end its connections."""
+        self.admin.client_kill_filter(_type="normal", skipme=True)
+
+    def delay(self) -> None:
+        """Let replies come after their readers have given up."""
+        self.proxy.replies.stall(after_bytes=self.chance.randrange(100))
+        time.sleep(LATE_S)
+        self.proxy.replies.release()
+
+    def push(self) -> None:
+        """Say something nobody has asked for."""
+        with contextlib.suppress(IndexError, TimeoutError):  # nobody is connected
+            self.proxy.replies.inject(INVALIDATE, wait=False)
+
+    def split(self) -> None:
+        """Deliver in pieces from here on."""
+        self.proxy.replies.split(each=self.chance.choice((None, 700, 1500, 4000)))
+
+    def throw(self) -> None:
+        """Raise an exception in a worker's thread, wherever it is."""
+        thread = self.chance.choice(self.workload.handles)
+        throw_into(thread, Injected)
+
+    def disconnect(self) -> None:
+        """Disconnect the pool, connections in use included."""
+        self.workload.client.connection_pool.disconnect()
+
+    def drain(self) -> None:
+        """Replace all connections."""
+        self.workload.client.connection_pool.drain()
+
+    def strike(self, *kinds: str) -> None:
+        """Do one of these."""
+        getattr(self, self.chance.choice(kinds))()
+        self.struck += 1
+
+
+def throw_into(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Let a thread meet an exception at its next byte code."""
+    if thread.ident is not None and thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(error)
+        )
+
+
+def strike_until(
+    faults: Faults, kinds: tuple[str, ...], enough: Callable[[], bool], bound_s: float
+) -> None:
+    """Strike again and again until it is enough. Raises TimeoutError."""
+    give_up_s = time.monotonic() + bound_s
+    while not enough():
+        if time.monotonic() > give_up_s:
+            raise TimeoutError(f"not enough in {bound_s} s: {faults.workload.tally}")
+        faults.strike(*kinds)
+        time.sleep(faults.chance.random() * 0.01)
+
+
+def enough_of(faults: Faults, right: int, struck: int) -> Callable[[], Any]:
+    """Enough is when so many replies were right and so many faults have struck."""
+    return lambda: faults.workload.tally.right >= right and faults.struck >= struck

@@ -1,0 +1,268 @@
+"""Whatever strikes, every reply goes to its caller and every slot comes back.
+
+Short by default; `-m slow` runs each case for longer, with more seeds. CPOOL_IDENTITY_SCALE
+multiplies how much is enough, CPOOL_IDENTITY_SEED sets the first seed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+import redis
+
+import cpool
+from cpool.tools.servers import EmbeddedServer
+from tests.identity.faults import Faults, enough_of, strike_until
+from tests.identity.workload import (
+    BOUND_S,
+    Injected,
+    Workload,
+    check_slots,
+    make_client,
+    running,
+    spawn_thread,
+)
+from tests.support.faultproxy import FaultProxy
+from tests.wire.peer import by_methods
+from tests.wire.scripts import run_module
+
+SCALE = float(os.environ.get("CPOOL_IDENTITY_SCALE", "1"))
+SEED = int(os.environ.get("CPOOL_IDENTITY_SEED", "1"))
+RIGHT, STRUCK = int(250 * SCALE), int(15 * SCALE)
+SLOW_FACTOR = 30
+
+FAULTS: dict[str, tuple[str, ...]] = {
+    "kills": ("reset", "close", "cut", "kill"),
+    "late-replies": ("delay", "delay", "split"),
+    "pushes": ("push", "split", "delay"),
+    "exceptions": ("throw",),
+    "disconnects": ("disconnect", "drain"),
+    "everything": ("reset", "cut", "kill", "delay", "push", "split", "throw", "disconnect"),
+}
+
+
+@pytest.fixture
+def proxy(redis_server: EmbeddedServer) -> Iterator[FaultProxy]:
+    """Give a proxy in front of a real server."""
+    with FaultProxy((redis_server.host, redis_server.port)) as running_proxy:
+        yield running_proxy
+
+
+@pytest.fixture
+def admin(redis_server: EmbeddedServer) -> Iterator[redis.Redis]:
+    """Give a client that does not go through the proxy."""
+    with redis.Redis(host=redis_server.host, port=redis_server.port) as client:
+        yield client
+
+
+def run(
+    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], seed: int, factor: int = 1,
+    **options: Any,
+) -> Workload:
+    """Run the workload under faults until enough has happened; check all that must hold."""
+    socket_timeout_s = 0.02 if "delay" in kinds else BOUND_S
+    client = make_client(proxy.host, proxy.port, socket_timeout=socket_timeout_s, **options)
+    with running(client, seed) as workload:
+        faults = Faults(proxy, admin, workload, seed)
+        enough = enough_of(faults, RIGHT * factor, STRUCK * factor)
+        strike_until(faults, kinds, enough, BOUND_S * factor)
+        calm(proxy)
+    assert workload.tally.foreign == []
+    client.connection_pool.connection_kwargs["socket_timeout"] = BOUND_S
+    gc.collect()
+    client.connection_pool.disconnect()
+    check_slots(client.connection_pool)
+    client.connection_pool.disconnect()
+    return workload
+
+
+def calm(proxy: FaultProxy) -> None:
+    """End all faults."""
+    proxy.replies.split()
+    proxy.replies.release()
+    proxy.close_connections()
+
+
+each_fault = pytest.mark.parametrize("kinds", FAULTS.values(), ids=FAULTS)
+
+
+@each_fault
+def test_every_reply_is_its_callers_own(
+    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...]
+) -> None:
+    tally = run(proxy, admin, kinds, SEED).tally
+    if "throw" in kinds:
+        assert tally.injected > 0
+    elif kinds != FAULTS["disconnects"]:
+        assert tally.failed > 0 or kinds == FAULTS["pushes"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_every_reply_is_its_callers_own_in_every_mode(
+    proxy: FaultProxy, admin: redis.Redis, protocol: int, order: str
+) -> None:
+    connection_class = by_methods(cpool.Connection) if order == "fifo" else cpool.Connection
+    kinds = tuple(kind for kind in FAULTS["everything"] if protocol == 3 or kind != "push")
+    run(
+        proxy, admin, kinds, SEED + protocol, protocol=protocol, order=order,
+        connection_class=connection_class,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
+@each_fault
+def test_every_reply_is_its_callers_own_for_long(
+    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], seed: int
+) -> None:
+    run(proxy, admin, kinds, seed, SLOW_FACTOR)
+
+
+# Forks
+
+
+def child(client: redis.Redis, seed: int) -> int:
+    """Do in a child what the parent does, on the pool it was born with."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(BOUND_S))
+    workload = Workload(client, seed, f"child{seed}")
+    workload.start(spawn_thread, 2)
+    while workload.tally.right < 20 and not workload.tally.foreign:
+        time.sleep(0.002)
+    workload.stop()
+    gc.collect()
+    check_slots(client.connection_pool)
+    return len(workload.tally.foreign)
+
+
+def fork(client: redis.Redis, seed: int) -> int:
+    """Start a child; its exit status is how many replies were foreign, 99 for an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads are running: our point
+        pid = os.fork()
+    if pid:
+        return pid
+    status = 99
+    try:
+        status = child(client, seed)
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.parametrize("children", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_children_and_their_parent_get_their_own_replies(
+    proxy: FaultProxy, children: int
+) -> None:
+    client = make_client(proxy.host, proxy.port, socket_timeout=BOUND_S)
+    chance = random.Random(SEED)
+    with running(client, SEED) as workload:
+        for number in range(children):
+            pid = fork(client, SEED + number)
+            time.sleep(chance.random() * 0.02)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert status == 0, f"child {number}: {status}"
+    assert workload.tally.foreign == []
+    assert workload.tally.right > 0
+    gc.collect()
+    check_slots(client.connection_pool)
+    client.connection_pool.disconnect()
+
+
+# KeyboardInterrupt strikes the main thread only
+
+
+@pytest.mark.parametrize("strikes", [40, pytest.param(3000, marks=pytest.mark.slow)])
+def test_interrupts_of_the_main_thread_mix_up_nothing(proxy: FaultProxy, strikes: int) -> None:
+    client = make_client(proxy.host, proxy.port, socket_timeout=BOUND_S)
+    main = threading.main_thread().ident
+    chance = random.Random(SEED)
+    over = threading.Event()
+    mine = Workload(client, SEED + 1, "main")
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        # A finaliser's error would be swallowed and reported, not thrown.
+        if not over.is_set():
+            raise Injected
+
+    def send_signals() -> None:
+        while mine.tally.injected < strikes:
+            time.sleep(chance.random() * 0.01)
+            signal.pthread_kill(main, signal.SIGUSR1)
+        over.set()
+        mine._over = True
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send_signals, daemon=True)
+    try:
+        with running(client, SEED, workers=2) as others:
+            sender.start()
+            mine.work(0)
+            sender.join()
+    finally:
+        over.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert mine.tally.foreign == others.tally.foreign == []
+    assert mine.tally.right > 0
+    gc.collect()
+    check_slots(client.connection_pool)
+    client.connection_pool.disconnect()
+
+
+# Greenlets
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_greenlets_that_are_killed_mix_up_nothing(
+    redis_server: EmbeddedServer, library: str
+) -> None:
+    answer = run_module(
+        "tests.identity.green_script", library, redis_server.port, SEED, RIGHT, STRUCK
+    )
+    assert answer["foreign"] == []
+    assert answer["right"] >= RIGHT
+    assert answer["injected"] > 0
+
+
+# The proof that it can fail
+
+
+class Trusting(cpool.ConnectionPool):
+    """A pool without a ledger: whatever comes back is taken for clean."""
+
+    def release(self, connection: Any) -> None:
+        """Forget what the connection is owed."""
+        if connection._session is not None:
+            connection._session.owed = 0
+        super().release(connection)
+
+
+@pytest.mark.parametrize("pool_class", [cpool.ConnectionPool, Trusting])
+def test_without_the_ledger_there_are_foreign_replies(
+    proxy: FaultProxy, admin: redis.Redis, pool_class: Any
+) -> None:
+    """The same workload, the same faults; only what the pool knows is taken away."""
+    client = make_client(proxy.host, proxy.port, pool_class, socket_timeout=0.02)
+    with running(client, SEED) as workload:
+        faults = Faults(proxy, admin, workload, SEED)
+        enough = enough_of(faults, RIGHT, STRUCK)
+        strike_until(
+            faults,
+            ("delay",),
+            lambda: bool(workload.tally.foreign) or (pool_class is not Trusting and enough()),
+            BOUND_S,
+        )
+        calm(proxy)
+    assert bool(workload.tally.foreign) == (pool_class is Trusting)
+    client.connection_pool.disconnect()

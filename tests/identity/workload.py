@@ -1,0 +1,267 @@
+"""The identity workload: threads share one pool, and each checks that every reply is its own.
+
+Every command carries a nonce that its reply must carry as well. Errors of the connection are
+expected and counted; a reply with somebody else's nonce is foreign, and none may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import InvalidResponse, MaxConnectionsError, RedisError, ResponseError
+from redis.retry import Retry
+
+import cpool
+
+MAX_CONNECTIONS = 6
+N_THREADS = 8
+BOUND_S = 40.0
+FAIL = "return redis.error_reply(ARGV[1])"
+
+
+class Injected(BaseException):
+    """What a test throws into a worker from outside, at any moment."""
+
+
+@dataclass
+class Tally:
+    """What came of the commands."""
+
+    right: int = 0
+    failed: int = 0
+    injected: int = 0
+    foreign: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+class Handle(Protocol):
+    """A worker that runs."""
+
+    def join(self, timeout: float | None = None) -> Any:
+        """Wait for its end."""
+
+
+def spawn_thread(work: Callable[[], None]) -> Handle:
+    """Run a worker on a thread."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+class Workload:
+    """Workers on one client, until they are told to stop. Seeded: every worker's commands,
+    though not their interleaving, are the same in each run."""
+
+    def __init__(self, client: redis.Redis, seed: int, name: str = "run") -> None:
+        self.client = client
+        self.tally = Tally()
+        self.handles: list[Any] = []
+        self._name = name
+        self._seed = seed
+        self._over = False
+        self._left = 0
+
+    def start(self, spawn: Callable[[Callable[[], None]], Any], workers: int = N_THREADS) -> None:
+        """Start the workers."""
+        self._left = workers
+        for number in range(workers):
+            self.handles.append(spawn(lambda number=number: self.work(number)))
+
+    def stop(self) -> None:
+        """Let the workers end, and wait for it."""
+        self._over = True
+        for handle in self.handles:
+            handle.join(BOUND_S)
+        if self._left:
+            raise TimeoutError(f"{self._left} workers have not ended: {self.tally}")
+
+    def work(self, number: int) -> None:
+        """Do one command after the other, whatever is thrown in."""
+        chance = random.Random(f"{self._seed}:{number}")
+        serial = 0
+        while True:
+            try:
+                while not self._over:
+                    serial += 1
+                    self.step(chance, f"{self._name}:{number}:{serial}")
+                break
+            except Injected:
+                self.tally.injected += 1
+        self._left -= 1
+
+    def step(self, chance: random.Random, nonce: str) -> None:
+        """Do one command and judge its reply."""
+        verb = chance.choice(VERBS)
+        try:
+            wanted, got = verb(self.client, nonce)
+        except InvalidResponse as error:  # replies out of step
+            self.tally.foreign.append((nonce, error))
+        except (RedisError, OSError):
+            self.tally.failed += 1
+        else:
+            if wanted == got:
+                self.tally.right += 1
+            else:
+                self.tally.foreign.append((wanted, got))
+
+
+Verdict = tuple[Any, Any]
+
+
+def echo(client: redis.Redis, nonce: str) -> Verdict:
+    return nonce.encode(), client.echo(nonce)
+
+
+def echo_large(client: redis.Redis, nonce: str) -> Verdict:
+    return nonce.encode() * 6000, client.echo(nonce * 6000)
+
+
+def write_and_read(client: redis.Redis, nonce: str) -> Verdict:
+    key = nonce.rpartition(":")[0]
+    client.set(key, nonce)
+    return nonce.encode(), client.get(key)
+
+
+def fail(client: redis.Redis, nonce: str) -> Verdict:
+    try:
+        client.eval(FAIL, 0, nonce)
+    except ResponseError as error:
+        return nonce, str(error)
+    return nonce, None
+
+
+def pipeline(client: redis.Redis, nonce: str) -> Verdict:
+    words = [f"{nonce}:{i}" for i in range(5)]
+    with client.pipeline(transaction=False) as pipe:
+        for word in words:
+            pipe.echo(word)
+        return [word.encode() for word in words], pipe.execute()
+
+
+def transaction(client: redis.Redis, nonce: str) -> Verdict:
+    key = "t:" + nonce.rpartition(":")[0]
+    with client.pipeline() as pipe:
+        pipe.set(key, nonce).get(key).echo(nonce)
+        return [True, nonce.encode(), nonce.encode()], pipe.execute()
+
+
+def watch(client: redis.Redis, nonce: str) -> Verdict:
+    key = "w:" + nonce.rpartition(":")[0]
+    with client.pipeline() as pipe:
+        pipe.watch(key)
+        pipe.get(key)
+        pipe.multi()
+        pipe.echo(nonce)
+        return [nonce.encode()], pipe.execute()
+
+
+def wait_in_vain(client: redis.Redis, nonce: str) -> Verdict:
+    return None, client.blpop([f"never:{nonce}"], 0.01)
+
+
+def pop_own(client: redis.Redis, nonce: str) -> Verdict:
+    client.rpush(f"queue:{nonce}", nonce)
+    popped = client.blpop([f"queue:{nonce}"], 1)
+    return nonce.encode(), popped and popped[1]
+
+
+def give_up(client: redis.Redis, nonce: str) -> Verdict:
+    """Give up on a reply soon, leave the connection open, and return it."""
+    pool = client.connection_pool
+    conn = pool.get_connection()
+    try:
+        conn.send_command("ECHO", nonce)
+        return nonce.encode(), conn.read_response(timeout=0.002, disconnect_on_error=False)
+    finally:
+        pool.release(conn)
+
+
+def walk_away(client: redis.Redis, nonce: str) -> Verdict:
+    """Leave without reading the reply."""
+    pool = client.connection_pool
+    conn = pool.get_connection()
+    conn.send_command("ECHO", nonce)
+    pool.release(conn)
+    return None, None
+
+
+def forget(client: redis.Redis, nonce: str) -> Verdict:
+    """Lose the connection without returning it."""
+    conn = client.connection_pool.get_connection()
+    conn.send_command("ECHO", nonce)
+    got = conn.read_response()
+    del conn
+    return nonce.encode(), got
+
+
+VERBS: list[Callable[[redis.Redis, str], Verdict]] = [
+    echo,
+    echo,
+    echo,
+    echo_large,
+    write_and_read,
+    write_and_read,
+    fail,
+    pipeline,
+    transaction,
+    watch,
+    wait_in_vain,
+    pop_own,
+    give_up,
+    walk_away,
+    forget,
+]
+
+
+def make_client(
+    host: str, port: int, pool_class: Any = cpool.BlockingConnectionPool, **options: Any
+) -> redis.Redis:
+    """Make a client that never retries, so that no error is papered over."""
+    pool = pool_class(
+        host=host, port=port, max_connections=MAX_CONNECTIONS, timeout=BOUND_S, **options
+    )
+    client = redis.Redis(connection_pool=pool)
+    client.set_retry(Retry(NoBackoff(), 0))
+    return client
+
+
+@contextlib.contextmanager
+def running(
+    client: redis.Redis,
+    seed: int,
+    spawn: Callable[[Callable[[], None]], Any] = spawn_thread,
+    workers: int = N_THREADS,
+) -> Iterator[Workload]:
+    """Let the workers run during the block."""
+    workload = Workload(client, seed)
+    workload.start(spawn, workers)
+    try:
+        yield workload
+    finally:
+        workload.stop()
+
+
+def check_slots(pool: Any) -> None:
+    """No slot is lost and none is shared: the pool lends as many connections as it may."""
+    stats = pool.stats()
+    assert (stats.in_use, stats.opening, stats.waiting) == (0, 0, 0), stats
+    pool.timeout = 0  # what is not there at once is lost
+    held = [pool.get_connection() for _ in range(MAX_CONNECTIONS)]
+    assert len(set(map(id, held))) == MAX_CONNECTIONS
+    assert len({conn._sock for conn in held}) == MAX_CONNECTIONS
+    with contextlib.suppress(MaxConnectionsError):
+        pool.get_connection()
+        raise AssertionError("one more than there may be was lent")
+    for conn in held:
+        conn.send_command("ECHO", id(conn))
+    for conn in reversed(held):
+        assert conn.read_response() == b"%d" % id(conn)
+        pool.release(conn)
+    stats = pool.stats()
+    assert (stats.idle, stats.in_use) == (MAX_CONNECTIONS, 0), stats
