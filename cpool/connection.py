@@ -163,7 +163,7 @@ class _ConnectionMixin(_conn.ConnBase):
         ):
             handler = getattr(self, name, None)
             if handler is not None and vars(handler).pop("connection", None) is self:
-                handler.__class__ = _weakly_connected(type(handler))
+                handler.__class__ = _weakly_connected(type(handler))  # type: ignore[arg-type]
                 handler.connection = self
 
     def on_connect_check_health(self, check_health: bool = True) -> None:

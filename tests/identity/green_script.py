@@ -54,7 +54,7 @@ class Greenlet:
         """Let it meet an exception where it waits; it goes on after it."""
         if LIBRARY == "gevent":
             if self._greenlet.started and not self._greenlet.ready():
-                gevent.kill(self._greenlet, Injected, block=False)
+                gevent.kill(self._greenlet, Injected)
         elif self._greenlet:
             eventlet.hubs.get_hub().schedule_call_global(0, self._greenlet.throw, Injected)
 
