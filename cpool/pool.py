@@ -226,6 +226,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
         Returns whether an open connection had to be replaced."""
         was_open = getattr(connection, "_sock", None) is not None
+        if _should_reconnect(connection):
+            connection.disconnect()
         connection.connect()
         try:
             if self._has_unread(connection):
@@ -298,14 +300,36 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         )
         connection.retry.call_with_retry(connection.read_response, self._mock)
 
+    # What redis-py does under its pool's lock to "all" connections: a checkout takes no
+    # lock, so idle ones are claimed meanwhile, and marks cover those that slip through.
+
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Disconnect idle connections (to that address). None is lent meanwhile."""
-        with self._lock, self._claim_idle() as connections:
-            for connection in connections:
+        with self._lock, self._claim_idle():
+            super().disconnect_free_connections(moving_address_src)
+
+    def update_active_connections_for_reconnect(
+        self, moving_address_src: str | None = None
+    ) -> None:
+        """Let every connection (to that address) reconnect before its next use."""
+        with self._lock, self._claim_idle() as idle:
+            super().update_active_connections_for_reconnect(moving_address_src)
+            for connection in idle:  # one that is lent before it is closed is told, too
                 if self._should_update_connection(
                     connection, "connected_address", moving_address_src
                 ):
-                    connection.disconnect()
+                    connection.mark_for_reconnect()
+
+    def update_connections_settings(self, *args: Any, **kwargs: Any) -> None:
+        """Change settings of all matching connections; none changes hands meanwhile."""
+        with self._lock, self._claim_idle():
+            super().update_connections_settings(*args, **kwargs)
+
+    def _update_maint_notifications_configs_for_connections(
+        self, *args: Any, **kwargs: Any
+    ) -> None:
+        with self._lock, self._claim_idle():
+            super()._update_maint_notifications_configs_for_connections(*args, **kwargs)
 
     def _get_pool_lock(self) -> Any:
         return self._lock

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint32_t
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
 from cpool._slots cimport (
-    CP_SLOT_BUSY, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_EMPTY, CP_SLOT_OPENING,
+    CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
     CP_SLOT_RETURNING, SLOT_MOVED, cp_slots_at, cp_slots_claim_mpmc, cp_slots_set_state,
     cp_slots_state, cp_slots_used, cp_waitq_count,
 )
@@ -42,7 +42,7 @@ cdef class Claim:
             slot = self.slots.take_idle()
             if slot == CP_SLOT_NONE:
                 return connections
-            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_RETURNING)
+            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_CLAIMED)
             self.numbers.append(slot)
             connections.append(self.slots.conns[slot])
 
@@ -312,21 +312,25 @@ cdef class PoolBase:
         return Claim(self)
 
     def _idle(self):
-        """Idle connections, the next to be lent last."""
-        return [self.slots.conns[slot] for slot in self.slots.idle_slots()]
+        """Idle connections, the next to be lent last; claimed ones come first."""
+        cdef Slots slots = self.slots
+        return self._in_state(CP_SLOT_CLAIMED) + [slots.conns[n] for n in slots.idle_slots()]
 
     def _lent(self):
         """Connections that are lent, or being opened or returned."""
+        return (self._in_state(CP_SLOT_BUSY) + self._in_state(CP_SLOT_OPENING)
+                + self._in_state(CP_SLOT_RETURNING))
+
+    def _in_state(self, uint32_t state):
+        """Connections whose slots are in one state, by slot."""
         cdef Slots slots = self.slots
         cdef list found = []
-        cdef uint32_t slot, state
+        cdef uint32_t slot
         for slot in range(<uint32_t>len(slots.refs)):
-            state = cp_slots_state(&slots.cells, slot)
-            if state == CP_SLOT_EMPTY or state == CP_SLOT_IDLE:
-                continue
-            connection = slots.connection_in(slot)
-            if connection is not None:
-                found.append(connection)
+            if cp_slots_state(&slots.cells, slot) == state:
+                connection = slots.connection_in(slot)
+                if connection is not None:
+                    found.append(connection)
         return found
 
     def _next_generation(self):
@@ -336,7 +340,8 @@ cdef class PoolBase:
     def _stats(self):
         """What cpool.stats.PoolStats is made of, by name."""
         cdef Slots s = self.slots
-        cdef int idle = s.count(CP_SLOT_IDLE), opening = s.count(CP_SLOT_OPENING)
+        cdef int idle = s.count(CP_SLOT_IDLE) + s.count(CP_SLOT_CLAIMED)
+        cdef int opening = s.count(CP_SLOT_OPENING)
         cdef int in_use = s.count(CP_SLOT_BUSY) + s.count(CP_SLOT_RETURNING)
         return {
             "open": idle + in_use, "idle": idle, "in_use": in_use, "opening": opening,

@@ -18,6 +18,7 @@ cdef extern from "cp_slots.h" nogil:
         CP_SLOT_IDLE
         CP_SLOT_BUSY
         CP_SLOT_RETURNING
+        CP_SLOT_CLAIMED
     ctypedef struct cp_slot:
         uint32_t generation
     ctypedef struct cp_slots:

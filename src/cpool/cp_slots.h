@@ -6,6 +6,7 @@
  * directory has a fixed size and a reader needs no lock to find a cell.
  *
  *   EMPTY -> OPENING -> IDLE <-> BUSY -> RETURNING -> IDLE, or EMPTY
+ *                       IDLE <-> CLAIMED
  *
  * Whoever wins the change of state owns the slot until the next change.
  */
@@ -26,6 +27,7 @@ typedef enum cp_slot_state {
     CP_SLOT_IDLE = 2,      /* in the idle list (or being taken off it) */
     CP_SLOT_BUSY = 3,      /* lent to a caller */
     CP_SLOT_RETURNING = 4, /* its caller has given it back; being made ready */
+    CP_SLOT_CLAIMED = 5,   /* idle, and being closed or changed: not to be lent */
 } cp_slot_state;
 
 typedef struct cp_slot {

@@ -92,12 +92,19 @@ def run(
         strike_until(faults, kinds, enough, BOUND_S * factor)
         calm(proxy)
     assert workload.tally.foreign == []
-    client.connection_pool.connection_kwargs["socket_timeout"] = BOUND_S
     gc.collect()
-    client.connection_pool.disconnect()
+    be_patient(client.connection_pool)
     check_slots(client.connection_pool)
     client.connection_pool.disconnect()
     return workload
+
+
+def be_patient(pool: Any) -> None:
+    """Let all connections, old and new, wait as long as a loaded machine needs."""
+    pool.connection_kwargs["socket_timeout"] = BOUND_S
+    for conn in pool._available_connections:
+        conn.socket_timeout = BOUND_S
+    pool.disconnect()
 
 
 def calm(proxy: FaultProxy) -> None:

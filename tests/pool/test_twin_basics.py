@@ -206,6 +206,7 @@ def test_a_connection_of_nobody_is_ignored(impl: Implementation, make_pool: Make
     pool = make_pool(impl.ConnectionPool, max_connections=1)
     pool.release(impl.Connection())
     pool.release(StubConnection())
+    pool.release(None)
     with all_lent(pool, 1), pytest.raises(MaxConnectionsError):
         pool.get_connection()
 

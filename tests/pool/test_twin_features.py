@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +19,11 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher, EventList
 
 from tests.pool.conftest import MakePool
 from tests.pool.support import (
+    CPOOL,
     HAS_MAINTENANCE,
+    REDIS_PY,
     Implementation,
+    Task,
     is_answering,
     that_may_be_cached,
     wait_for,
@@ -102,6 +105,99 @@ def test_updated_kwargs_hold_for_new_connections_only(idle_and_lent: Any) -> Non
     assert pool.get_connection() is idle
     assert pool.get_connection().client_name == "new"
     assert lent.client_name is None
+
+
+# redis-py's blocking pool does not keep these promises.
+LOCKED_POOLS = [
+    pytest.param(REDIS_PY, REDIS_PY.ConnectionPool, id="redis-py"),
+    pytest.param(CPOOL, CPOOL.ConnectionPool, id="cpool"),
+    pytest.param(CPOOL, CPOOL.BlockingConnectionPool, id="cpool blocking"),
+]
+
+
+@needs_maintenance
+@pytest.mark.parametrize(("impl", "locked_pool"), LOCKED_POOLS)
+def test_nobody_slips_through_between_marking_and_closing(
+    impl: Implementation, locked_pool: Any, make_pool: MakePool
+) -> None:
+    """As a cluster client does it: both under the pool's lock, for one reason."""
+    pool = make_pool(locked_pool, protocol=3, max_connections=1)
+    connection = pool.get_connection()
+    before = connection._sock.getsockname()
+    pool.release(connection)
+    with pool._lock:
+        pool.update_active_connections_for_reconnect()
+        borrower = Task(pool.get_connection)
+        borrower.is_over(0.1)  # it may have to wait for the lock
+        pool.disconnect_free_connections()
+    assert borrower.result() is connection
+    pool.release(connection)
+    assert connection._sock is None or connection._sock.getsockname() != before
+
+
+@needs_maintenance
+@pytest.mark.parametrize(("impl", "locked_pool"), LOCKED_POOLS)
+def test_no_setting_is_missed_by_a_connection_that_is_lent_meanwhile(
+    impl: Implementation, locked_pool: Any, make_pool: MakePool
+) -> None:
+    hooks: list[Callable[[], Any]] = []
+
+    class Hooked(impl.Connection):
+        def set_tmp_settings(self, **settings: Any) -> None:
+            super().set_tmp_settings(**settings)
+            if hooks:
+                hooks.pop()()
+
+    pool = make_pool(locked_pool, connection_class=Hooked, protocol=3, max_connections=2)
+    idle, lent = pool.get_connection(), pool.get_connection()
+    pool.release(idle)
+    borrowers: list[Task] = []
+
+    def borrow() -> None:  # while the lent ones are told, before the idle ones are
+        borrowers.append(Task(pool.get_connection))
+        borrowers[0].is_over(0.1)
+
+    hooks.append(borrow)
+    pool.update_connections_settings(relaxed_timeout=33)
+    assert borrowers[0].result() is idle
+    assert (lent.socket_timeout, idle.socket_timeout) == (33, 33)
+
+
+@needs_maintenance
+@pytest.mark.parametrize(("impl", "locked_pool"), LOCKED_POOLS)
+def test_a_change_of_notifications_cuts_nobody_off(
+    impl: Implementation, locked_pool: Any, make_pool: MakePool
+) -> None:
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    hooks: list[Callable[[], Any]] = []
+
+    class Hooked(impl.Connection):
+        def set_maint_notifications_pool_handler_for_connection(self, handler: Any) -> None:
+            super().set_maint_notifications_pool_handler_for_connection(handler)
+            if hooks:
+                hooks.pop()()
+
+    off, on = MaintNotificationsConfig(enabled=False), MaintNotificationsConfig(enabled="auto")
+    pool = make_pool(
+        locked_pool,
+        connection_class=Hooked,
+        protocol=3,
+        max_connections=1,
+        maint_notifications_config=off,
+    )
+    connection = pool.get_connection()
+    pool.release(connection)
+    borrowers: list[Task] = []
+
+    def borrow() -> None:
+        borrowers.append(Task(pool.get_connection))
+        borrowers[0].is_over(0.1)
+
+    hooks.append(borrow)
+    pool.update_maint_notifications_config(on)
+    assert borrowers[0].result() is connection
+    assert connection._sock is not None
 
 
 @needs_maintenance

@@ -6,8 +6,11 @@ import ctypes
 import gc
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -505,6 +508,33 @@ def test_a_waiter_whose_time_is_over_swallows_no_connection(
         assert pool.stats().in_use == 0
     assert set(ends) == {"served", "timed out"}
     assert_whole(pool, 1)
+
+
+EXIT_WHILE_OTHERS_WAIT = """
+import threading, time, cpool
+
+pool = cpool.BlockingConnectionPool(1, None, host="{host}", port={port}, protocol={protocol})
+lent = pool.get_connection()
+cycle = [lent]
+cycle.append(cycle)
+for _ in range(3):
+    threading.Thread(target=pool.get_connection, daemon=True).start()
+while pool.stats().waiting < 3:
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_program_may_end_while_threads_wait_and_connections_are_lent(
+    redis_server: Any, protocol: int
+) -> None:
+    script = EXIT_WHILE_OTHERS_WAIT.format(
+        host=redis_server.host, port=redis_server.port, protocol=protocol
+    )
+    command = [sys.executable, "-X", "faulthandler", "-c", script]
+    root = Path(cpool.__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=root)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # -- Order ------------------------------------------------------------------------------
