@@ -314,11 +314,11 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Let every connection (to that address) reconnect before its next use."""
         with self._lock, self._claim_idle() as idle:
             super().update_active_connections_for_reconnect(moving_address_src)
-            for connection in idle:  # one that is lent before it is closed is told, too
+            for connection in idle:  # one may be lent before it is closed
                 if self._should_update_connection(
                     connection, "connected_address", moving_address_src
                 ):
-                    connection.mark_for_reconnect()
+                    self._retire(connection)
 
     def update_connections_settings(self, *args: Any, **kwargs: Any) -> None:
         """Change settings of all matching connections; none changes hands meanwhile."""

@@ -119,6 +119,17 @@ def pubsubs(pool: Any, count: int) -> None:
             pubsub.get_message(timeout=5)
 
 
+kept: list[Any] = []
+
+
+def leaking(pool: Any, count: int) -> None:
+    """A program that leaks: the proof that the measuring sees it."""
+    for i in range(count):
+        kept.append({"value": bytes(500) + b"%d" % i, "pool": pool})
+        if i % 100 == 0:
+            kept.append(open(os.devnull))
+
+
 WORKS: dict[str, Callable[[Any, int], None]] = {
     work.__name__: work for work in (commands, reconnects, refused, exhausted, pools, pubsubs)
 }
@@ -161,7 +172,7 @@ def measure(pool: Any) -> dict[str, int]:
 def main(name: str, url: str, count: str) -> None:
     """Do the work twice, and tell what grew while it was done the second time."""
     pool = cpool.ConnectionPool.from_url(url, max_connections=8)
-    work = WORKS[name]
+    work = {**WORKS, "leaking": leaking}[name]
     tracemalloc.start()
     work(pool, max(int(count) // 3, 20))
     before = measure(pool)
@@ -188,6 +199,14 @@ def test_nothing_grows(redis_server: EmbeddedServer, name: str) -> None:
 @pytest.mark.parametrize("name", WORKS)
 def test_nothing_grows_in_the_long_run(redis_server: EmbeddedServer, name: str) -> None:
     check(name, redis_server, LONG[name], timeout_s=550.0)
+
+
+def test_a_leak_would_be_seen(redis_server: EmbeddedServer) -> None:
+    grown = run_module("tests.test_leaks", "leaking", redis_server.url, SHORT["commands"])
+    assert grown["resident_bytes"] >= RESIDENT_LIMIT_BYTES, grown
+    assert grown["traced_bytes"] >= TRACED_LIMIT_BYTES, grown
+    assert grown["fds"] > 0, grown
+    assert grown["objects"] >= OBJECTS_LIMIT, grown
 
 
 @pytest.mark.parametrize("fixture", ["tls_server", "unix_server"])

@@ -333,6 +333,12 @@ cdef class PoolBase:
                     found.append(connection)
         return found
 
+    def _retire(self, connection):
+        """Close one connection of this pool at its next checkout."""
+        cdef uint32_t slot = self.slots.number_of(connection)
+        if slot != CP_SLOT_NONE:
+            cp_slots_at(&self.slots.cells, slot).generation = self.slots.generation - 1
+
     def _next_generation(self):
         """Close every connection at its next checkout or return, in O(1)."""
         self.slots.generation += 1

@@ -326,6 +326,7 @@ class CollectingQueue(queue.LifoQueue):  # type: ignore[type-arg]
 
 
 def _collect_all_the_time(pool: Any) -> str:
+    gc.freeze()  # what the test run holds already is not looked through each time
     gc.set_threshold(1)
     for _ in range(50):
         Forgotten(pool)
