@@ -2,8 +2,9 @@
 PYTHON ?= python
 REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
+FUZZ_SECONDS ?= 60
 
-.PHONY: help build lint test slow sanitizers suite package demo bench ci
+.PHONY: help build lint test slow sanitizers fuzz suite package demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +23,9 @@ slow:  ## the tests that take more than a few seconds
 
 sanitizers:  ## the C core's tests under ASan, UBSan and TSan
 	$(PYTHON) -m pytest tests/c -m "not soak"
+
+fuzz:  ## the compiled codec against a reference reader, for FUZZ_SECONDS
+	$(PYTHON) -m tests.fuzz.fuzz_reader --seconds $(FUZZ_SECONDS)
 
 suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|all
 	$(PYTHON) -m tests.redis_suite --redis-py $(REDIS_PY) --protocol $(PROTOCOL)

@@ -171,23 +171,32 @@ class _ConnectionMixin(_conn.ConnBase):
 
         What redis-py is going to ask is found out by letting it rehearse; if it then
         asks anything else (a server too old for what was tried first), the server
-        is dialled again and the handshake goes step by step."""
+        is dialled again and the handshake goes step by step. A handshake that breaks
+        off, be it by a signal, leaves the connection closed."""
+        try:
+            if not self._shake_hands_at_once(check_health):
+                super().on_connect_check_health(check_health=check_health)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _shake_hands_at_once(self, check_health: bool) -> bool:
+        """Whether the handshake is done; if not, it is to be done step by step."""
         plan = self._rehearse() if self._may_batch(check_health) else []
         if len(plan) < 2:
-            super().on_connect_check_health(check_health=check_health)
-            return
+            return False
         self._parser.on_connect(self)
         self.start_script(plan)
+        as_planned = False
         try:
             super().on_connect_check_health(check_health=check_health)
         except _conn.HandshakeMismatch:
             pass
-        except BaseException:
-            self.end_script()
-            raise
-        if not self.end_script():
+        finally:
+            as_planned = self.end_script()
+        if not as_planned:
             self._dial_again()
-            super().on_connect_check_health(check_health=check_health)
+        return as_planned
 
     def _may_batch(self, check_health: bool) -> bool:
         return (
@@ -199,16 +208,17 @@ class _ConnectionMixin(_conn.ConnBase):
     def _rehearse(self) -> list[bytes]:
         """The requests redis-py's handshake makes when every reply is as it hopes."""
         before = self.handshake_metadata
-        self.start_rehearsal()
+        plan: list[bytes] = []
         try:
+            self.start_rehearsal()
             super().on_connect_check_health(check_health=False)
         except Exception:
             # The real handshake meets the same error, and raises it where it belongs.
-            self.end_rehearsal()
             return []
         finally:
+            plan = self.end_rehearsal()
             self.handshake_metadata = before
-        return self.end_rehearsal()
+        return plan
 
     def _dial_again(self) -> None:
         sock, self._sock = self._sock, None

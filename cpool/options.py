@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import inspect
 import queue
 from collections.abc import Callable
@@ -47,16 +46,14 @@ def connection_class(given: Any, kwargs: dict[str, Any]) -> Any:
 
 def max_connections(given: Any) -> int:
     """Return the limit: redis-py's default for None or 0, its error for nonsense."""
-    limit = given or _default_max_connections()
+    limit = given or _DEFAULT_MAX_CONNECTIONS
     if not isinstance(limit, int) or limit < 0:
         raise ValueError('"max_connections" must be a positive integer')
     return limit
 
 
-@functools.cache
-def _default_max_connections() -> int:
-    """What the installed redis-py allows when nothing is said."""
-    return int(_RedisPool().max_connections)
+# What the installed redis-py allows when nothing is said.
+_DEFAULT_MAX_CONNECTIONS = int(_RedisPool().max_connections)
 
 
 def one_of(option: str, value: Any, allowed: tuple[str, ...]) -> Any:

@@ -259,7 +259,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             return False
         if _should_reconnect(connection):
             connection.disconnect()
-        elif _is_dirty(connection):
+        elif isinstance(connection, _conn.ConnBase) and connection._is_dirty:
             self._count_discarded()
             connection.disconnect()
         metrics.count(self, used=-1, idle=1)
@@ -359,12 +359,6 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Return what the pool holds at this moment and has done so far."""
         name = self.name or getattr(self, "_pool_id", None) or type(self).__name__
         return PoolStats(name=name, **self._stats())
-
-
-def _is_dirty(connection: Any) -> bool:
-    """Whether a reply is owed, bytes are unread or a session state was left open."""
-    session = getattr(connection, "_session", None)
-    return session is not None and not session.clean
 
 
 def _should_reconnect(connection: Any) -> bool:

@@ -16,7 +16,8 @@ from libc.stdint cimport int64_t, uint32_t
 
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
-    CP_SESSION_LEAVING, CP_SESSION_OPEN, append_bytes, append_packed, begin_session, can_read,
+    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, append_bytes, append_packed,
+    begin_session, can_read,
     from_status, packed, effects_of, note_packed,
 )
 from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of, ns_of
@@ -63,7 +64,7 @@ cdef class ParserBase:
     def on_connect(self, connection):
         """Begin a session on the socket the connection has just opened."""
         if self.session is not None and self.session.wire.sock is connection._sock \
-                and self.session.owed == 0 and not self.session.has_unread():
+                and not self.session.begun and not self.session.has_unread():
             return  # begun already, and nothing was said yet
         self._sock = connection._sock
         self.encoder = connection.encoder
@@ -431,6 +432,15 @@ cdef class ConnBase:
     def _session(self):
         return self.session
 
+    @property
+    def _is_dirty(self):
+        """Whether the next borrower may not have it as it is: a reply is owed, bytes are
+        unread, a session state was left open, or nobody can tell, because redis-py's
+        own parser has taken over."""
+        if self.session is None:
+            return self.sock is not None and self.reader is not None
+        return not self.session.is_clean()
+
     # Sending
 
     @cython.binding(False)
@@ -491,6 +501,10 @@ cdef class ConnBase:
         return self.holder != 0 and self.holder == PyThread_get_thread_ident()
 
     cdef int after_queue(self, Session s) except -1:
+        if s.flags & CP_SESSION_STREAM:
+            self.flush_or_close(s)
+            self._parser._buffer  # a dump that is no RESP: leave it to redis-py's parser
+            return 0
         return 0 if self.holds() else self.flush_or_close(s)
 
     cdef int send_held(self, Session s) except -1:
@@ -604,6 +618,7 @@ cdef class ConnBase:
         cdef Session s = self.session
         for request in requests:
             append_bytes(s.out, request)
+        s.owed += len(requests)
         self.script = requests
         self.script_at = 0
 
@@ -622,7 +637,6 @@ cdef class ConnBase:
         if self.script_at >= len(self.script) or self.script[self.script_at] != request:
             raise HandshakeMismatch()
         self.script_at += 1
-        s.owed += 1
 
     def rehearsed_reply(self):
         """What a server says to the request before, if all is well."""

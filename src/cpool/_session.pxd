@@ -12,6 +12,7 @@ cdef extern from "cp_session.h" nogil:
     const int CP_SESSION_WATCH
     const int CP_SESSION_OPEN
     const int CP_SESSION_LEAVING
+    const int CP_SESSION_STREAM
     int cp_session_after(int flags, const char *name, size_t length,
                          const char *second, size_t second_len)
 
@@ -40,6 +41,7 @@ cdef class Session:
     cdef Outbox spare       # an empty one, for the next detach()
     cdef bint reading       # a thread is inside a read: the reader is its own
     cdef int users          # threads inside a verb: they need the descriptor
+    cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
 

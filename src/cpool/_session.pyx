@@ -112,6 +112,7 @@ cdef class Session:
         cdef Outbox out = self.out
         self.out = Outbox() if self.spare is None else self.spare
         self.spare = None
+        self.begun = True
         self.broken = True  # until all of it is out
         return out
 

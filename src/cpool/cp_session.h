@@ -15,6 +15,7 @@ enum {
     CP_SESSION_MULTI = 1,   /* MULTI without EXEC or DISCARD */
     CP_SESSION_WATCH = 2,   /* WATCH without UNWATCH, EXEC or DISCARD */
     CP_SESSION_OPEN = 4,    /* replies can no longer be counted */
+    CP_SESSION_STREAM = 16, /* SYNC, PSYNC: what follows is no RESP */
     CP_SESSION_LEAVING = 8, /* DISCARD or UNWATCH was sent; its reply tells */
 };
 
@@ -29,7 +30,7 @@ cp_session__unaccountable(const char *name, size_t len, const char *second, size
 {
     static const char *const commands[] = {
         "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE",
-        "SUNSUBSCRIBE", "MONITOR", "RESET", "SYNC", "PSYNC",
+        "SUNSUBSCRIBE", "MONITOR", "RESET",
     };
     if (cp_session__is(name, len, "CLIENT"))
         return second != NULL && cp_session__is(second, second_len, "REPLY");
@@ -74,6 +75,8 @@ cp_session_after(int flags, const char *name, size_t len, const char *second,
     default:
         return flags;
     }
+    if (cp_session__is(name, len, "SYNC") || cp_session__is(name, len, "PSYNC"))
+        return flags | CP_SESSION_OPEN | CP_SESSION_STREAM;
     if (cp_session__unaccountable(name, len, second, second_len))
         return flags | CP_SESSION_OPEN;
     return flags;

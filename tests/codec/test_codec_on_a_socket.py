@@ -3,8 +3,12 @@ come in. The peer is the other end of a socket pair, so no server is needed."""
 
 from __future__ import annotations
 
+import array
+import fcntl
 import socket
+import termios
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
-from redis.exceptions import ConnectionError, DataError, InvalidResponse
+from redis.exceptions import ConnectionError, DataError, InvalidResponse, ResponseError
 
 import cpool
 from tests.codec.replies import read
@@ -130,6 +134,15 @@ def test_a_command_that_cannot_be_encoded_sends_nothing(pair: Pair, bad: Any) ->
     assert pair.sent() == b"*1\r\n$4\r\nPING\r\n"
 
 
+def test_a_command_that_cannot_be_encoded_holds_on_to_nothing(pair: Pair) -> None:
+    value = bytearray(b"v" * 20_000)
+    with pytest.raises(DataError):
+        pair.connection.send_command("SET", "k", value, None)
+    value.extend(b"more")  # not exported any more
+    pair.connection.send_command("SET", "k", b"w" * 20_000)
+    assert read(pair.sent()) == [b"SET", b"k", b"w" * 20_000]
+
+
 def test_a_large_argument_may_change_once_it_is_sent(pair: Pair) -> None:
     value = bytearray(b"v" * 20_000)
     pair.connection.send_command("SET", "k", value)
@@ -210,18 +223,65 @@ def test_large_strings_inside_an_array_are_read(pair: Pair) -> None:
     assert pair.connection._session.buffer_bytes <= 64 * KIB
 
 
+def wait_until_taken(sock: socket.socket) -> None:
+    """Until the other side's receive queue is empty."""
+    until = time.monotonic() + 30
+    left = array.array("i", [1])
+    while left[0] and time.monotonic() < until:
+        fcntl.ioctl(sock, termios.FIONREAD, left)
+        time.sleep(0.001)
+    assert left[0] == 0
+
+
+def test_a_large_string_may_be_whole_but_for_its_last_byte(pair: Pair) -> None:
+    """The buffer, still large from the reply before, takes it in by one receive."""
+    body = b"v" * 100_000
+    thread = pair.say(b"*1\r\n$600000\r\n" + b"w" * 600_000 + b"\r\n$100")
+    assert pair.connection.read_response() == [b"w" * 600_000]
+    thread.join()
+    pair.peer.sendall(b"000\r\n" + body + b"\r")
+    replies: list[bytes] = []
+    reading = threading.Thread(target=lambda: replies.append(pair.connection.read_response()))
+    reading.start()
+    wait_until_taken(pair.mine)
+    pair.peer.sendall(b"\n+next\r\n")
+    reading.join()
+    assert replies == [body]
+    assert pair.connection.read_response() == b"next"
+
+
+@pytest.mark.parametrize("arrived", [1000, 300_000, 2_000_000])
 @pytest.mark.parametrize("claim", [512 * MIB, 100 * MIB])
-def test_a_claim_reserves_no_memory(pair: Pair, claim: int) -> None:
-    pair.peer.sendall(b"$%d\r\n" % claim + b"v" * 1000)
-    pair.peer.shutdown(socket.SHUT_WR)
+def test_a_claim_reserves_no_memory(pair: Pair, claim: int, arrived: int) -> None:
+    thread = pair.say(b"$%d\r\n" % claim, b"v" * arrived)
     tracemalloc.start()
     try:
+        threading.Thread(target=lambda: (thread.join(), pair.peer.shutdown(1))).start()
         with pytest.raises(ConnectionError, match="closed by server"):
             pair.connection.read_response()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < MIB
+    assert peak < MIB + 5 * arrived
+
+
+@pytest.mark.parametrize("template", [b"-%s\r\n", b"*2\r\n:1\r\n-%s\r\n"])
+def test_an_error_that_ends_the_connection_is_raised_and_ends_it(
+    pair: Pair, template: bytes
+) -> None:
+    pair.peer.sendall(template % b"ERR max number of clients reached")
+    with pytest.raises(ConnectionError, match="max number of clients reached"):
+        pair.connection.read_response()
+    assert pair.connection._sock is None
+
+
+def test_an_error_inside_a_reply_is_part_of_it(pair: Pair) -> None:
+    pair.peer.sendall(b"*2\r\n:1\r\n-ERR no\r\n-ERR no\r\n")
+    first, second = pair.connection.read_response()
+    assert first == 1 and isinstance(second, ResponseError)
+    with pytest.raises(ResponseError, match="no"):
+        pair.connection.read_response()
+    assert pair.connection._sock is not None
 
 
 def test_a_string_above_the_connections_limit_is_refused() -> None:

@@ -14,6 +14,7 @@ from tests.codec.replies import ErrorText, read, reader, same
 # name: (bytes, what a reader without an encoding returns)
 REPLIES: dict[str, tuple[bytes, Any]] = {
     "simple string": (b"+OK\r\n", b"OK"),
+    "simple string like the commonest": (b"+OX\r\n", b"OX"),
     "empty simple string": (b"+\r\n", b""),
     "simple string with CR and LF apart": (b"+a\rb\nc\r\n", b"a\rb\nc"),
     "error": (b"-ERR no such key\r\n", ErrorText("ERR no such key")),

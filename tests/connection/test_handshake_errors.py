@@ -5,8 +5,10 @@ Each case is made twice, for redis-py's connection and for ours, against the sam
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
@@ -23,9 +25,16 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 import cpool
-from tests.connection.fakeserver import CLOSE, FakeServer, Reply, Words, hello
+from tests.connection.fakeserver import (
+    CLOSE,
+    WAIT_TIMEOUT_S,
+    FakeServer,
+    Reply,
+    Words,
+    hello,
+)
 from tests.support.servers import ACLServer, StartServer
-from tests.wire.peer import LIBRARIES, Outcome, outcome
+from tests.wire.peer import LIBRARIES, Outcome, Task, outcome
 
 ALL = {"protocol": 3, "db": 1, "client_name": "me"}
 ALL_2 = {**ALL, "protocol": 2}
@@ -155,6 +164,52 @@ def test_maintenance_notifications_that_must_be_on_fail_as_redis_pys_do() -> Non
             results.append(dial(library, server, **ALL, maint_notifications_config=config)[0])
     assert results[0].error is ResponseError
     assert results[1] == results[0]
+
+
+# A handshake that is broken off by what redis-py does not expect
+
+
+class Interrupt(BaseException):
+    """What may strike at any moment: a signal's handler, a greenlet's timeout."""
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("error", [Interrupt, ZeroDivisionError])
+@pytest.mark.parametrize("moment", ["at-once", "after-the-first-request"])
+def test_a_handshake_that_broke_off_leaves_its_replies_to_nobody(
+    protocol: int, error: type[BaseException], moment: str
+) -> None:
+    """They may come long after the connection has been returned."""
+    let_go = threading.Event()
+    original = redis.connection.str_if_bytes
+
+    def late(_: Words) -> bytes:
+        let_go.wait(WAIT_TIMEOUT_S)
+        return b"$5\r\nstray\r\n"
+
+    def strike(value: Any) -> Any:
+        if moment == "at-once" or any(map(len, server.connections)):
+            raise error
+        return original(value)
+
+    replies: dict[str, Reply] = {
+        "CLIENT SETINFO": late,
+        "ECHO": lambda words: b"+%b\r\n" % words[1],
+    }
+    with FakeServer(replies) as server:
+        # so that SETINFO follows the first request whose reply is looked at
+        name = "me" if protocol == 2 else None
+        options = {"protocol": protocol, "client_name": name, "db": 1}
+        pool = cpool.ConnectionPool(host=server.host, port=server.port, **options)
+        with mock.patch("redis.connection.str_if_bytes", strike), pytest.raises(error):
+            pool.get_connection()
+        server.replies["CLIENT SETINFO"] = b"+OK\r\n"
+        asking = Task(redis.Redis(connection_pool=pool).echo, "mine")
+        asking.wait_blocked_or_ended()
+        let_go.set()
+        assert asking.result() == b"mine"
+        assert pool.stats().in_use == 0
+        pool.disconnect()
 
 
 # A server before version 6 knows AUTH with a password only

@@ -39,7 +39,7 @@ from tests.wire.scripts import run_module
 
 SCALE = float(os.environ.get("CPOOL_IDENTITY_SCALE", "1"))
 SEED = int(os.environ.get("CPOOL_IDENTITY_SEED", "1"))
-RIGHT, STRUCK = int(250 * SCALE), int(15 * SCALE)
+RIGHT, STRUCK = int(150 * SCALE), int(10 * SCALE)
 SLOW_FACTOR = 30
 
 FAULTS: dict[str, tuple[str, ...]] = {
@@ -130,12 +130,13 @@ def test_every_reply_is_its_callers_own(
 
 
 @pytest.mark.usefixtures("unraisable")
-@pytest.mark.parametrize("protocol", [2, 3])
-@pytest.mark.parametrize("order", ["lifo", "fifo"])
+@pytest.mark.parametrize(
+    "protocol, order, connection_class",
+    [(2, "lifo", cpool.Connection), (3, "fifo", by_methods(cpool.Connection))],
+)
 def test_every_reply_is_its_callers_own_in_every_mode(
-    proxy: FaultProxy, admin: redis.Redis, protocol: int, order: str
+    proxy: FaultProxy, admin: redis.Redis, protocol: int, order: str, connection_class: Any
 ) -> None:
-    connection_class = by_methods(cpool.Connection) if order == "fifo" else cpool.Connection
     kinds = tuple(kind for kind in FAULTS["everything"] if protocol == 3 or kind != "push")
     run(
         proxy, admin, kinds, SEED + protocol, protocol=protocol, order=order,

@@ -66,7 +66,7 @@ def a_reply_came_after_the_release_under_resp3(impl: Implementation, lab: Lab) -
 @SCENARIOS.add(
     right="a live connection",
     wrong="Connection closed by server.",
-    affected=(7, 0) <= REDIS_VERSION < (8, 1),
+    affected=(8, 0) <= REDIS_VERSION < (8, 1),
     fixed="the installed redis-py sees the end of a RESP3 connection",
 )
 def the_server_closes_an_idle_resp3_connection(impl: Implementation, lab: Lab) -> str:

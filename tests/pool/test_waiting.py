@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import random
@@ -56,6 +57,17 @@ def start_waiting(pool: Any, n: int = 1) -> list[Task]:
         tasks.append(Task(pool.get_connection))
         wait_for(lambda before=before: pool.stats().waiting == before + 1, "a waiter")
     return tasks
+
+
+@contextlib.contextmanager
+def often_switched() -> Iterator[None]:
+    """Let threads take turns many times more often than usual."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 # -- The time is over -----------------------------------------------------------------------
@@ -191,10 +203,13 @@ def test_no_wake_up_is_lost(waiting_pool: MakeWaitingPool, order: str) -> None:
             pool.release(connection)
         return 60
 
-    tasks = [Task(work) for _ in range(12)]
-    assert sum(task.result(3 * PATIENCE_S) for task in tasks) == 720
+    with often_switched(), all_lent(pool, 3):
+        tasks = [Task(work) for _ in range(12)]
+        wait_for(lambda: pool.stats().waiting == 12, "all of them in the queue")
+    with often_switched():
+        assert sum(task.result(3 * PATIENCE_S) for task in tasks) == 720
     assert pool.stats().timeouts == 0
-    assert pool.stats().waits > 0
+    assert pool.stats().waits > 12
     assert_whole(pool, 3)
 
 
@@ -381,6 +396,28 @@ def test_a_signal_ends_a_wait_and_nothing_is_lost(
     assert_whole(pool, 1)
 
 
+def test_no_signal_is_missed_however_soon_it_comes(
+    waiting_pool: MakeWaitingPool, bell: Bell
+) -> None:
+    """The thread may be anywhere on its way into the wait, and must not sleep over it."""
+    pool = waiting_pool(timeout=PATIENCE_S)
+    bell.answer = interrupt
+
+    def ring_and_look() -> None:
+        before = bell.rings
+        while not pool.stats().waiting:  # no pause: as soon as it can be
+            pass
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        wait_for(lambda: bell.rings > before, "the handler", timeout_s=PATIENCE_S / 3)
+
+    with all_lent(pool, 1):
+        for _ in range(100):
+            ringer = Task(ring_and_look)
+            with pytest.raises(KeyboardInterrupt):
+                pool.get_connection()
+            ringer.result()
+
+
 def test_a_signal_whose_handler_returns_does_not_end_a_wait(
     waiting_pool: MakeWaitingPool, bell: Bell
 ) -> None:
@@ -511,8 +548,9 @@ def test_a_waiter_whose_time_is_over_swallows_no_connection(
 
 
 EXIT_WHILE_OTHERS_WAIT = """
-import threading, time, cpool
+import logging, threading, time, cpool
 
+logging.disable()
 pool = cpool.BlockingConnectionPool(1, None, host="{host}", port={port}, protocol={protocol})
 lent = pool.get_connection()
 cycle = [lent]

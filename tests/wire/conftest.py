@@ -12,9 +12,20 @@ from tests.wire.peer import KINDS, Wire
 
 def make_wire(kind: str, request: pytest.FixtureRequest) -> Wire:
     """Listen on a socket of that kind."""
-    certificates = request.getfixturevalue("certificates") if kind == "tls" else None
     directory: Path = request.getfixturevalue("tmp_path")
+    if kind != "tls":
+        return Wire(kind, directory, None)
+    certificates = request.getfixturevalue("certificates")
+    forget_the_systems_authorities(request, certificates.ca)
     return Wire(kind, directory, certificates)
+
+
+def forget_the_systems_authorities(request: pytest.FixtureRequest, only: str) -> None:
+    """Let new TLS contexts load one authority: all of a system's take ten times as long as
+    the rest of a handshake."""
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setenv("SSL_CERT_FILE", only)
+    monkeypatch.setenv("SSL_CERT_DIR", str(request.getfixturevalue("tmp_path")))
 
 
 @pytest.fixture(params=KINDS)

@@ -50,12 +50,14 @@ def is_connected(conn: Any) -> bool:
 
 
 def wait_for(done: Callable[[], object], what: str, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-    """Poll until `done()` is true. Raises TimeoutError."""
+    """Poll until `done()` is true, at first often. Raises TimeoutError."""
+    poll_s = _POLL_S / 50
     give_up_s = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > give_up_s:
             raise TimeoutError(f"not in {timeout_s} s: {what}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
+        poll_s = min(poll_s * 1.5, _POLL_S)
 
 
 def bulk(data: bytes) -> bytes:
@@ -103,16 +105,22 @@ class Task(threading.Thread, Generic[T]):
 
     def wait_blocked(self) -> None:
         """Wait until the thread sleeps in a system call while nobody holds the GIL."""
+        self.wait_blocked_or_ended()
+        if not self.is_alive():
+            raise AssertionError(f"{self._call} has ended: {self._error!r}")
+
+    def wait_blocked_or_ended(self) -> None:
+        """The same, or until the call has ended."""
         settled = 0
-        while settled < _SETTLED_POLLS:
-            if not self.is_alive():
-                raise AssertionError(f"{self._call} has ended: {self._error!r}")
+        while settled < _SETTLED_POLLS and self.is_alive():
             time.sleep(_POLL_S)  # a thread that waits for the GIL gets it now
             settled = settled + 1 if self._sleeps() else 0
 
     def _sleeps(self) -> bool:
-        stat = Path(f"/proc/self/task/{self.native_id}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] == "S"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            stat = Path(f"/proc/self/task/{self.native_id}/stat").read_text()
+            return stat.rpartition(")")[2].split()[0] == "S"
+        return False
 
 
 @dataclass(frozen=True)

@@ -202,16 +202,15 @@ TIMEOUTS: dict[Situation, str] = {
 }
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("situation", TIMEOUTS, ids=lambda situation: situation.__name__)
 def test_a_timeout_is_redis_pys_in_type_text_and_consequence(
-    wire: Wire, situation: Situation, protocol: int
+    wire: Wire, situation: Situation
 ) -> None:
     def connect_then_hurry(link: Link) -> Outcome:
         link.sock.settimeout(0.03)
         return situation(link)
 
-    theirs, ours = both(wire, connect_then_hurry, protocol=protocol)
+    theirs, ours = both(wire, connect_then_hurry, protocol=3)
     assert (theirs.error, theirs.text) == (TimeoutError, TIMEOUTS[situation])
     assert ours == theirs
 

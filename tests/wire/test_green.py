@@ -12,23 +12,17 @@ from tests.wire.scripts import run_module
 LIBRARIES = ("gevent", "eventlet")
 
 
-@pytest.fixture(params=LIBRARIES)
-def library(request: pytest.FixtureRequest) -> str:
-    """Give the name of a library; without it installed the test fails."""
-    return str(request.param)
-
-
-def run(library: str, scenario: str, server: EmbeddedServer) -> dict[str, Any]:
-    answer: dict[str, Any] = run_module(
-        "tests.wire.green_script", library, scenario, server.url
+@pytest.fixture(scope="module", params=LIBRARIES)
+def answers(request: pytest.FixtureRequest, redis_server: EmbeddedServer) -> dict[str, Any]:
+    """Give what each scenario came to, with one library after the other."""
+    found: dict[str, Any] = run_module(
+        "tests.wire.green_script", request.param, redis_server.url
     )
-    return answer
+    return found
 
 
-def test_a_slow_command_holds_up_nobody_else(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "slow_command", redis_server) == {
+def test_a_slow_command_holds_up_nobody_else(answers: dict[str, Any]) -> None:
+    assert answers["slow_command"] == {
         "uses_fd": False,
         "right": 12 * 30,
         "still_slow": True,
@@ -37,29 +31,21 @@ def test_a_slow_command_holds_up_nobody_else(
     }
 
 
-def test_a_timeout_in_mid_read_gives_its_late_reply_to_nobody(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    answer = run(library, "timeout_in_mid_read", redis_server)
+def test_a_timeout_in_mid_read_gives_its_late_reply_to_nobody(answers: dict[str, Any]) -> None:
+    answer = answers["timeout_in_mid_read"]
     assert (answer["struck"], answer["in_use"]) == (10, 0)
 
 
-def test_a_timeout_in_mid_read_closes_the_connection(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "timeout_in_mid_read_closes", redis_server) == {"connected": False}
+def test_a_timeout_in_mid_read_closes_the_connection(answers: dict[str, Any]) -> None:
+    assert answers["timeout_in_mid_read_closes"] == {"connected": False}
 
 
-def test_greenlets_killed_in_mid_read_cost_no_slot(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "killed_in_mid_read", redis_server) == {"in_use": 8, "different": 8}
+def test_greenlets_killed_in_mid_read_cost_no_slot(answers: dict[str, Any]) -> None:
+    assert answers["killed_in_mid_read"] == {"in_use": 8, "different": 8}
 
 
-def test_greenlets_wait_for_a_connection_without_stopping_the_hub(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "waiting_for_a_connection", redis_server) == {
+def test_greenlets_wait_for_a_connection_without_stopping_the_hub(answers: dict[str, Any]) -> None:
+    assert answers["waiting_for_a_connection"] == {
         "right": 100,
         "ticked": True,
         "waited": True,
@@ -67,13 +53,9 @@ def test_greenlets_wait_for_a_connection_without_stopping_the_hub(
     }
 
 
-def test_a_listening_greenlet_gets_what_others_subscribe_it_to(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "pubsub", redis_server) == {"got": ["one", "two", "last"]}
+def test_a_listening_greenlet_gets_what_others_subscribe_it_to(answers: dict[str, Any]) -> None:
+    assert answers["pubsub"] == {"got": ["one", "two", "last"]}
 
 
-def test_large_values_go_both_ways_while_the_hub_goes_on(
-    library: str, redis_server: EmbeddedServer
-) -> None:
-    assert run(library, "large_value", redis_server) == {"right": [True] * 4, "ticked": True}
+def test_large_values_go_both_ways_while_the_hub_goes_on(answers: dict[str, Any]) -> None:
+    assert answers["large_value"] == {"right": [True] * 4, "ticked": True}

@@ -19,8 +19,8 @@ from redis.exceptions import ConnectionError, TimeoutError
 from tests.wire.peer import Link, Task, Wire, bulk, is_connected, request, wait_for
 
 SIGNAL_EVERY_S = 0.002
-ENOUGH_SIGNALS = 25
-SHORT_S = 0.2
+ENOUGH_SIGNALS = 8
+SHORT_S = 0.1
 LARGE_BYTES = 12 * 1024 * 1024  # more than two socket buffers hold
 Handler = Callable[[int, FrameType | None], None]
 

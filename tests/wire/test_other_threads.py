@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
-from tests.wire.peer import Link, Task, Wire, bulk, is_connected, request, wait_for
+from tests.wire.peer import Link, Task, Wire, bulk, is_connected, request
 
 ROUNDS = 40
 LARGE_BYTES = 1024 * 1024
@@ -284,7 +284,7 @@ def test_two_threads_that_read_from_one_connection_get_no_garbage(wire: Wire) ->
     reading = Task(read_only, link)
     reading.wait_blocked()
     second = Task(lambda: link.conn.read_response(disconnect_on_error=False))
-    wait_for(lambda: not second.is_alive() or second._sleeps(), "the second reader waits")
+    second.wait_blocked_or_ended()
     link.send(bulk(b"x" * 1000) + bulk(b"y" * 1000))
     replies = []
     for task in (reading, second):
