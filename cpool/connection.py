@@ -30,7 +30,9 @@ _conn.set_originals(
     {
         "send_command": frozenset({_base.send_command}),
         "send_packed_command": frozenset({_base.send_packed_command}),
-        "read_response": frozenset({_base.read_response}),
+        "read_response": frozenset(
+            {_base.read_response, _SentinelManagedConnection.read_response}
+        ),
         "can_read": frozenset({_base.can_read}),
         "connect": frozenset({_base.connect, _SentinelManagedConnection.connect}),
         "should_reconnect": frozenset(

@@ -305,8 +305,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Disconnect idle connections (to that address). None is lent meanwhile."""
-        with self._lock, self._claim_idle():
-            super().disconnect_free_connections(moving_address_src)
+        with self._lock, self._claim_idle() as idle:
+            for connection in idle:
+                if moving_address_src is None or self._should_update_connection(
+                    connection, "connected_address", moving_address_src
+                ):
+                    connection.disconnect()
 
     def update_active_connections_for_reconnect(
         self, moving_address_src: str | None = None

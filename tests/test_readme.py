@@ -62,7 +62,7 @@ def test_the_readme_leaves_out_no_option_of_the_pool() -> None:
 
 
 def test_every_file_the_readme_names_exists() -> None:
-    paths = set(re.findall(r"\b(?:bench|tests)/[\w/]+\.py\b", README))
+    paths = set(re.findall(r"\b(?:bench|tests)/[\w/]+\.(?:py|toml)\b", README))
     links = set(re.findall(r"\]\((?!http)([^)#]+)\)", README))
     assert paths and links
     assert not sorted(path for path in paths | links if not (ROOT / path).exists())

@@ -112,7 +112,7 @@ cdef class ParserBase:
     def read_without_session(self, disable_decoding, push_request, timeout):
         if self._own_buffer is None:
             raise from_status(CP_E_EOF, 0)
-        kwargs = {} if timeout is NEVER_GIVEN else {"timeout": timeout}
+        kwargs = {} if timeout is NEVER_GIVEN or timeout is SENTINEL else {"timeout": timeout}
         if self.reads_pushes:
             kwargs["push_request"] = push_request
         return super(ParserBase, self).read_response(disable_decoding=disable_decoding, **kwargs)
@@ -579,7 +579,7 @@ cdef class ConnBase:
         return reply
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
-        kwargs = {} if timeout is NEVER_GIVEN else {"timeout": timeout}
+        kwargs = {} if timeout is NEVER_GIVEN or timeout is SENTINEL else {"timeout": timeout}
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
         return super(ConnBase, self).read_response(

@@ -91,6 +91,8 @@ cdef class Packer:
     cdef bint split_large   # leave large arguments where they are
 
     cdef int append(self, Outbox out, tuple args) except -1
+    cdef tuple without_odd(self, tuple args)
+    cdef bint is_plain(self, object arg) except -1
     cdef list words_of(self, object name)
     cdef list name_of(self, tuple args)
     cdef int append_name(self, Outbox out, object name, list words) except -1

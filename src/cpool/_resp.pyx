@@ -6,6 +6,7 @@ for arguments the rules of redis-py's `Encoder` and `PythonRespSerializer`.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_CheckExact
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
@@ -24,6 +25,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_CheckExact(object o)
     bint PyMemoryView_Check(object o)
+    bint PyUnicode_IS_COMPACT_ASCII(object o)
     long long PyLong_AsLongLongAndOverflow(object o, int *overflow) except? -1
     int _PyBytes_Resize(PyObject **o, Py_ssize_t size) except -1
     void Py_XDECREF(PyObject *o)
@@ -149,8 +151,7 @@ cdef inline int put_integer(cp_buf *buf, long long value) except -1:
 
 
 cdef bint has_space(const char *p, Py_ssize_t n) noexcept:
-    """Whether bytes.split() would see a separator: ASCII white space, or a byte
-    above ASCII (str.split() knows more kinds; the slow way decides)."""
+    """Whether bytes.split() would see a separator, or something close to one."""
     cdef Py_ssize_t i
     for i in range(n):
         if <unsigned char>p[i] <= 32:
@@ -182,6 +183,7 @@ cdef class Packer:
         if n == 0:
             raise IndexError("tuple index out of range")
         name = args[0]
+        args = self.without_odd(args)
         try:
             words = self.words_of(name)
             start = room_for(&out.buf, CP_HEADER_MAX)
@@ -194,6 +196,28 @@ cdef class Packer:
             out.truncate(mark, segments)
             raise
         return 0
+
+    cdef tuple without_odd(self, tuple args):
+        """The arguments with those encoded already that need Python code for it: it may
+        let another thread run, which must not find a command half written."""
+        cdef Py_ssize_t i
+        for i in range(1, len(args)):
+            if not self.is_plain(args[i]):
+                return args[:1] + tuple([
+                    arg if self.is_plain(arg) or self.encode is None else self.encode(arg)
+                    for arg in args[1:]
+                ])
+        return args
+
+    cdef bint is_plain(self, object arg) except -1:
+        """Whether append_arg() can write it without any Python code."""
+        cdef int overflow = 0
+        if PyUnicode_CheckExact(arg):
+            return self.utf8 and PyUnicode_IS_COMPACT_ASCII(arg) and len(arg) <= LARGE_ARG_BYTES
+        if PyLong_CheckExact(arg):
+            PyLong_AsLongLongAndOverflow(arg, &overflow)
+            return overflow == 0
+        return PyBytes_CheckExact(arg) or PyByteArray_CheckExact(arg) or PyMemoryView_Check(arg)
 
     cdef list words_of(self, object name):
         """The words of a command name of several ("CONFIG GET"), or None for one."""
@@ -259,8 +283,11 @@ cdef class Packer:
 
     cdef int append_odd(self, Outbox out, object arg) except -1:
         """Everything that is not an exact bytes, str or small int."""
-        cdef object data = arg if self.encode is None else self.encode(arg)
+        cdef object data = arg
         cdef Py_buffer view
+        if self.encode is not None and not PyByteArray_CheckExact(arg) \
+                and not PyMemoryView_Check(arg) and not PyBytes_CheckExact(arg):
+            data = self.encode(arg)
         if PyMemoryView_Check(data) and not data.c_contiguous:
             data = bytes(data)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)

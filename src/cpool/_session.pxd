@@ -41,6 +41,7 @@ cdef class Session:
     cdef Outbox spare       # an empty one, for the next detach()
     cdef bint reading       # a thread is inside a read: the reader is its own
     cdef int users          # threads inside a verb: they need the descriptor
+    cdef bint closed        # nobody is to enter any more
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
@@ -59,6 +60,7 @@ cdef class Session:
     cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
     cdef int left_or_not(self, object reply) except -1
     cdef int close(self) except -1
+    cdef int leave(self) except -1
     cdef bint has_unread(self) noexcept
     cdef bint is_clean(self) noexcept
 

@@ -143,7 +143,7 @@ cdef class Session:
                     break
                 PyErr_CheckSignals()
         finally:
-            self.users -= 1
+            self.leave()
             PyMem_RawFree(sending.many)
         if st != CP_OK:
             raise from_status(st, err)
@@ -276,7 +276,7 @@ cdef class Session:
             return self.receive(decode, p, &sending, out)
         finally:
             self.reading = False
-            self.users -= 1
+            self.leave()
             PyMem_RawFree(sending.many)
 
     cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out):
@@ -329,7 +329,15 @@ cdef class Session:
 
     cdef int close(self) except -1:
         """Let go of the descriptor, unless a thread is inside a verb: it then does."""
+        self.closed = True
         if self.users == 0:
+            self.wire.let_go()
+        return 0
+
+    cdef int leave(self) except -1:
+        """A thread comes out of a verb."""
+        self.users -= 1
+        if self.closed and self.users == 0:
             self.wire.let_go()
         return 0
 
@@ -400,7 +408,7 @@ cdef bint can_read(Session s, cp_patience *p) except -1:
     try:
         return can_read_fd(s, p) if s.wire.by_fd else can_read_by_method(s, p)
     finally:
-        s.users -= 1
+        s.leave()
 
 
 cdef bint can_read_fd(Session s, cp_patience *p) except -1:

@@ -11,6 +11,7 @@ import threading
 import weakref
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase
@@ -133,7 +134,7 @@ cdef class Slots:
 
         The first look comes after joining (see the fence in cp_waitq.h), another
         when a releaser nudges or the time to let newcomers pass is over."""
-        cdef int64_t now, barged = waiter.link.since + CP_BARGE_NS
+        cdef int64_t now, left, barged = waiter.link.since + CP_BARGE_NS
         cdef uint32_t slot
         while True:
             if cp_waitq_look(&self.waiters, &waiter.link):
@@ -144,7 +145,9 @@ cdef class Slots:
             now = cp_clock_now()
             if slot != CP_SLOT_NONE or now >= until:
                 return slot
-            park(waiter.parker, (min(until, barged) if now < barged else until) - now)
+            PyErr_CheckSignals()
+            left = (min(until, barged) if now < barged else until) - now
+            park(waiter.parker, min(left, LOOK_NS))
 
     cdef int end_waiting(self) except -1:
         """Send all waiters to the slots that come after these."""
@@ -267,14 +270,15 @@ cdef class Slots:
         return n
 
 
+# A waiter looks up this often, for a signal that came as it fell asleep.
+cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
+
+
 cdef int park(object parker, int64_t ns) except -1:
     """Sleep at a parking place, without the GIL, until signalled or the time is over.
 
     A signal's handler runs, and may raise."""
-    if ns > <int64_t>9_000_000_000_000_000_000:
-        parker.acquire()
-    else:
-        parker.acquire(True, min(ns / 1e9, threading.TIMEOUT_MAX))
+    parker.acquire(True, ns / 1e9)
     return 0
 
 

@@ -69,8 +69,10 @@ cdef class Wire:
 
     cdef int let_go(self) except -1:
         """Hold the descriptor open no longer. Every later verb fails."""
+        guard, self.guard = self.guard, None
         self.raw.fd = -1
-        self.guard = None
+        if guard is not None:
+            guard.close()
         return 0
 
     cdef int64_t idle_ns(self) except -1:

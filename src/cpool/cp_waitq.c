@@ -113,7 +113,8 @@ cp_waitq_nudge(cp_waitq *q)
 {
     void *parker = NULL;
     pthread_mutex_lock(&q->mutex);
-    if (q->oldest != NULL && !q->oldest->nudged) {
+    if (q->oldest != NULL &&
+        (!q->oldest->nudged || cp_clock_now() - q->oldest->since >= CP_BARGE_NS)) {
         q->oldest->nudged = 1;
         parker = cp_waitq__signal_locked(q->oldest);
     }

@@ -1,9 +1,10 @@
 /* Threads that wait for a slot, first come first served. Layer 4.
  *
  * A short mutex guards the queue (and the idle slots of a FIFO pool); it is
- * never held over anything that blocks, allocates or calls out. A waiter lives
- * on its thread's stack and parks at a place of its own, which the queue only
- * carries; parking and waking are the caller's.
+ * never held over anything that blocks, allocates or calls out. A waiter is its
+ * owner's memory until it has left, and not on a stack: greenlets share their
+ * thread's. It parks at a place of its own, which the queue only carries; parking
+ * and waking are the caller's.
  *
  * Handing over is a question: cp_waitq_deliver() says whether somebody took the
  * slot, and a waiter that gives up learns from cp_waitq_leave() whether one had

@@ -25,6 +25,7 @@ typedef struct fault_script {
 static _Thread_local fault_script script[FAULT_CALLS];
 static _Thread_local size_t byte_limit;
 static _Thread_local int64_t clock_offset_ns;
+static _Thread_local struct timespec clock_stopped_at; /* zero: it runs */
 
 ssize_t __real_recv(int fd, void *to, size_t size, int flags);
 ssize_t __real_recvmsg(int fd, struct msghdr *msg, int flags);
@@ -90,9 +91,16 @@ fault_clock_advance(int64_t ns)
 }
 
 void
+fault_clock_stop(void)
+{
+    __real_clock_gettime(CLOCK_MONOTONIC, &clock_stopped_at);
+}
+
+void
 fault_clear(void)
 {
     memset(script, 0, sizeof script);
+    memset(&clock_stopped_at, 0, sizeof clock_stopped_at);
     byte_limit = 0;
     clock_offset_ns = 0;
 }
@@ -262,6 +270,8 @@ int
 __wrap_clock_gettime(clockid_t id, struct timespec *now)
 {
     int rc = __real_clock_gettime(id, now);
+    if (clock_stopped_at.tv_sec != 0 && id == CLOCK_MONOTONIC)
+        *now = clock_stopped_at;
     int64_t ns = (int64_t)now->tv_nsec + clock_offset_ns;
     if (rc == 0 && clock_offset_ns != 0) {
         now->tv_sec += (time_t)(ns / 1000000000);

@@ -40,6 +40,9 @@ void fault_limit(size_t bytes);
 /* Add to what CLOCK_MONOTONIC shows. */
 void fault_clock_advance(int64_t ns);
 
+/* Let CLOCK_MONOTONIC stand still but for fault_clock_advance(). */
+void fault_clock_stop(void);
+
 /* Forget all scripts; the clock is right again. To be called at the start of a test. */
 void fault_clear(void);
 

@@ -75,6 +75,17 @@ TEST(a_time_that_would_overflow_is_for_ever)
     CHECK_EQ(cp_patience_until(&p), CP_FOREVER);
 }
 
+TEST(the_latest_time_that_fits_is_not_for_ever)
+{
+    fault_clear();
+    fault_clock_stop();
+    cp_patience p = cp_patience_of(CP_FOREVER - cp_clock_now(), CP_FOREVER);
+    CHECK_EQ(cp_patience_until(&p), CP_FOREVER);
+    p = cp_patience_of(CP_FOREVER - cp_clock_now() - 1, CP_FOREVER);
+    CHECK_EQ(cp_patience_until(&p), CP_FOREVER - 1);
+    fault_clear();
+}
+
 TEST(no_time_ends_at_once)
 {
     cp_patience p = cp_patience_of(0, CP_FOREVER);

@@ -174,6 +174,9 @@ TEST(a_fault_in_a_run_of_short_strings_is_met)
     BAD("*4\r\n$1\r\na\r\n$\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$1a\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$1\rx$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$\r\n\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$1\rxb\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
+    BAD("*4\r\n$1\r\na\r\n$1x\nb\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$-2\r\n$1\r\nd\r\n$1\r\ne\r\n", CP_WHY_LENGTH);
     BAD("*4\r\n$1\r\na\r\n$4097\r\n", CP_WHY_LIMIT);
     BAD("*4\r\n$1\r\na\r\nx", CP_WHY_TYPE);
@@ -357,6 +360,18 @@ TEST(a_line_above_the_limit_is_refused_however_it_came_in)
     CHECK_EQ(why, CP_WHY_LIMIT);
 }
 
+TEST(a_line_at_the_limit_is_a_reply_and_one_byte_more_is_none)
+{
+    static char data[MAX_BULK + 16];
+    memset(data, 'x', sizeof data);
+    data[0] = '-';
+    memcpy(data + 1 + MAX_BULK, "\r\n", 2);
+    check_whole(data, 1 + MAX_BULK + 2);
+    data[1 + MAX_BULK] = 'x';
+    memcpy(data + 2 + MAX_BULK, "\r\n", 2);
+    check_bad(data, 2 + MAX_BULK + 2, CP_WHY_LIMIT);
+}
+
 /* `levels` arrays of one value, around ":1". Returns its length. */
 static size_t
 nested(char *to, int levels)
@@ -461,6 +476,11 @@ TEST(a_reset_forgets_a_reply_that_was_given_up)
     cp_scan_reset(&s);
     CHECK_EQ(cp_scan_step(&s, "+abc\r\n", 6), CP_OK);
     CHECK_EQ(s.off, 6);
+    cp_scan_reset(&s);
+    CHECK_EQ(cp_scan_step(&s, "x", 1), CP_E_PROTO);
+    cp_scan_reset(&s);
+    CHECK_EQ(s.why, CP_WHY_NONE);
+    CHECK_EQ(cp_scan_step(&s, "+abc\r\n", 6), CP_OK);
     cp_scan_free(&s);
 }
 

@@ -119,10 +119,12 @@ TEST(a_full_queue_takes_nobody)
     cp_waitq_destroy(&q);
 }
 
-TEST(a_waiter_is_nudged_once)
+TEST(a_young_waiter_is_nudged_once)
 {
     cp_waitq q;
     cp_waiter w;
+    fault_clear();
+    fault_clock_stop();
     cp_waitq_init(&q);
     join(&q, &w, 0);
     CHECK(cp_waitq_nudge(&q) == &place[0]);
@@ -133,12 +135,34 @@ TEST(a_waiter_is_nudged_once)
     join(&q, &w, 0);
     CHECK(cp_waitq_nudge(&q) == &place[0]); /* a new wait */
     cp_waitq_destroy(&q);
+    fault_clear();
+}
+
+TEST(an_old_waiter_is_nudged_after_each_look)
+{
+    cp_waitq q;
+    cp_waiter w;
+    fault_clear();
+    fault_clock_stop();
+    cp_waitq_init(&q);
+    join(&q, &w, 0);
+    CHECK(cp_waitq_nudge(&q) == &place[0]);
+    fault_clock_advance(CP_BARGE_NS);
+    CHECK(cp_waitq_nudge(&q) == NULL); /* it has not looked yet */
+    CHECK(!cp_waitq_look(&q, &w));
+    CHECK(cp_waitq_nudge(&q) == &place[0]);
+    CHECK(!cp_waitq_look(&q, &w));
+    CHECK(cp_waitq_nudge(&q) == &place[0]);
+    cp_waitq_destroy(&q);
+    fault_clear();
 }
 
 TEST(only_the_oldest_is_nudged)
 {
     cp_waitq q;
     cp_waiter w[2];
+    fault_clear();
+    fault_clock_stop();
     cp_waitq_init(&q);
     join(&q, &w[0], 0);
     join(&q, &w[1], 1);
@@ -147,6 +171,7 @@ TEST(only_the_oldest_is_nudged)
     CHECK(!cp_waitq_leave(&q, &w[0]));
     CHECK(cp_waitq_nudge(&q) == &place[1]);
     cp_waitq_destroy(&q);
+    fault_clear();
 }
 
 TEST(a_parking_place_is_not_signalled_twice_before_a_look)
@@ -183,10 +208,13 @@ TEST(newcomers_may_pass_until_the_oldest_has_waited_its_time)
     cp_waitq q;
     cp_waiter w[2];
     fault_clear();
+    fault_clock_stop();
     cp_waitq_init(&q);
     join(&q, &w[0], 0);
     CHECK(cp_waitq_may_barge(&q));
-    fault_clock_advance(CP_BARGE_NS);
+    fault_clock_advance(CP_BARGE_NS - 1);
+    CHECK(cp_waitq_may_barge(&q));
+    fault_clock_advance(1);
     CHECK(!cp_waitq_may_barge(&q));
     join(&q, &w[1], 1);
     CHECK(!cp_waitq_may_barge(&q));
@@ -206,6 +234,7 @@ TEST(a_delivery_makes_the_next_waiter_the_oldest)
     cp_waiter w[2];
     void *parker = NULL;
     fault_clear();
+    fault_clock_stop();
     cp_waitq_init(&q);
     join(&q, &w[0], 0);
     fault_clock_advance(CP_BARGE_NS);

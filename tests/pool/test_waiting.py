@@ -336,6 +336,26 @@ def test_a_waiter_of_a_pool_that_is_reset_gets_a_new_connection(
     assert is_answering(fresh)
 
 
+def test_a_reset_just_before_a_wait_leaves_nobody_behind(
+    waiting_pool: MakeWaitingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the decision to wait and the wait itself another thread may have its turn."""
+    pool = waiting_pool()
+    connection = pool.get_connection()
+    make_lock = threading.Lock
+    calls: list[Any] = []
+
+    def make_lock_late() -> Any:
+        if not calls:
+            calls.append(pool.reset())
+        return make_lock()
+
+    monkeypatch.setattr(threading, "Lock", make_lock_late)
+    fresh = pool.get_connection()
+    assert calls, "waiting makes its lock elsewhere: this test is to be written anew"
+    assert fresh is not connection
+
+
 def test_a_raised_limit_serves_who_waits(waiting_pool: MakeWaitingPool) -> None:
     pool = waiting_pool()
     with all_lent(pool, 1) as (connection,):

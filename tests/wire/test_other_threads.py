@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
+from tests.wire.conftest import make_wire
 from tests.wire.peer import Link, Task, Wire, bulk, is_connected, request
 
 ROUNDS = 40
@@ -206,14 +207,23 @@ def test_a_disconnect_during_a_joined_command_sends_nothing_twice(wire: Wire) ->
     assert link.receive(1000) == b""
 
 
-# Pub/sub is read by one thread while others subscribe
+# Pub/sub is read by one thread while others subscribe. Not by TLS: OpenSSL's sessions are for
+# one thread at a time, in redis-py as here.
+
+
+@pytest.fixture(params=["fd", "unix", "methods"])
+def plain_wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    """Give a listening socket of each kind that two threads may use at once."""
+    made = make_wire(request.param, request)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("blocked", [read_only, ping_joined])
 def test_what_another_thread_sends_during_a_read_goes_out_at_once(
-    wire: Wire, blocked: Callable[[Link], Any]
+    plain_wire: Wire, blocked: Callable[[Link], Any]
 ) -> None:
-    link = wire.connect()
+    link = plain_wire.connect()
     waiting = Task(blocked, link)
     waiting.wait_blocked()
     before = request(b"PING") if blocked is ping_joined else b""
@@ -227,9 +237,11 @@ def test_what_another_thread_sends_during_a_read_goes_out_at_once(
     assert waiting.result() == b"first"
 
 
-def test_what_another_thread_sends_within_its_own_retry_goes_out_at_once(wire: Wire) -> None:
+def test_what_another_thread_sends_within_its_own_retry_goes_out_at_once(
+    plain_wire: Wire,
+) -> None:
     """redis-py's PubSub wraps the reading as well as the sending in the retry."""
-    link = wire.connect()
+    link = plain_wire.connect()
     reading = Task(link.conn.retry.call_with_retry, link.conn.read_response, lambda _: None)
     reading.wait_blocked()
     link.conn.retry.call_with_retry(
@@ -251,13 +263,9 @@ def eager_switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eager_switching")
-@pytest.mark.parametrize("kind", ["fd", "unix", "methods"])
-def test_a_reader_and_a_sender_do_not_disturb_each_other(
-    kind: str, all_wires: list[Wire]
-) -> None:
-    """Not by TLS: OpenSSL's sessions are for one thread at a time, in redis-py as here."""
+def test_a_reader_and_a_sender_do_not_disturb_each_other(plain_wire: Wire) -> None:
     n_requests = 1500
-    link = next(wire for wire in all_wires if wire.kind == kind).connect()
+    link = plain_wire.connect()
     one = request(b"SUBSCRIBE", b"channel")
 
     def serve() -> int:
