@@ -83,6 +83,7 @@ cdef class Slots:
     cdef cp_idle empty          # EMPTY slots that were used before
     cdef cp_waitq waiters
     cdef bint fifo
+    cdef bint ended             # the pool has other slots now; nobody waits here
     cdef uint32_t generation    # connections of another one are closed when met
     cdef list conns             # by slot: its connection while it is not lent (one
                                 # of a foreign class: always), else None

@@ -110,6 +110,9 @@ cdef class Slots:
 
             self.refused += 1
             raise errors.too_many_waiting(limit)
+        if self.ended:  # the pool began anew before this caller had joined
+            cp_waitq_leave(&self.waiters, &waiter.link)
+            return SLOT_MOVED
         self.waits += 1
         try:
             slot = self.wait_parked(waiter, until)
@@ -152,6 +155,7 @@ cdef class Slots:
     cdef int end_waiting(self) except -1:
         """Send all waiters to the slots that come after these."""
         cdef void *parker = NULL
+        self.ended = True
         while cp_waitq_deliver(&self.waiters, SLOT_MOVED, &parker):
             unpark(parker)
         return 0
