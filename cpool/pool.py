@@ -264,7 +264,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
             connection.disconnect()
         metrics.count(self, used=-1, idle=1)
         dispatcher = getattr(self, "_event_dispatcher", None)
-        if dispatcher is not None:
+        # redis-py's blocking pool tells nobody, so its users' classes may lack what the
+        # default listener calls.
+        if dispatcher is not None and hasattr(connection, "re_auth"):
             dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
         return True
 

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import redis
+from redis._parsers import _RESP3Parser
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 import cpool
@@ -189,7 +190,9 @@ def test_a_push_within_the_handshake_goes_to_its_handler(server: FakeServer) -> 
     pushes: list[Any] = []
     push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
     server.replies["SELECT"] = push + b"+OK\r\n"
-    conn = cpool.Connection(host=server.host, port=server.port, protocol=3, db=1)
+    conn = cpool.Connection(
+        host=server.host, port=server.port, protocol=3, db=1, parser_class=_RESP3Parser
+    )
     conn._parser.set_invalidation_push_handler(pushes.append)
     conn.connect()
     conn.disconnect()

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 import redis
+from redis._parsers import _RESP3Parser
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -76,7 +77,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Reply], type[Exception]]] = {
     "closed_at_hello": (ALL, {"HELLO": CLOSE}, ConnectionError),
     "closed_after_hello": (ALL, {"CLIENT": CLOSE}, ConnectionError),
     "closed_at_the_last": (ALL, {"SELECT": CLOSE}, ConnectionError),
-    "silent_at_the_last": ({**ALL, "socket_timeout": 0.1}, {"SELECT": b""}, TimeoutError),
+    "silent_at_the_last": (
+        {**ALL, "socket_timeout": 0.1, "parser_class": _RESP3Parser},
+        {"SELECT": b""},
+        TimeoutError,
+    ),
 }
 each_refusal = pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 

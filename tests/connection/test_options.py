@@ -19,9 +19,7 @@ import cpool
 from cpool.tools.servers import EmbeddedServer
 from tests.connection.fakeserver import FakeServer
 from tests.support.servers import TLSServer
-from tests.wire.peer import LIBRARIES, Task, silent
-
-MAINTENANCE = hasattr(cpool.Connection, "update_current_socket_timeout")
+from tests.wire.peer import HAS_MAINTENANCE, LIBRARIES, Task, silent
 
 
 def connect(library: Any, server: Any, **options: Any) -> Any:
@@ -149,7 +147,7 @@ def test_packed_commands_are_those_of_redis_pys_python_packer() -> None:
         ("CONFIG GET", "port"),
         ("SET", "key", 1, 2.5, b"bytes", "ü"),
         ("SET", "key", "x" * 7000, "after"),
-        ("SET", "key", memoryview(b"view"), bytearray(b"array")),
+        ("SET", "key", memoryview(b"view"), memoryview(bytearray(b"array"))),
     ]:
         assert list(map(bytes, ours.pack_command(*command))) == list(
             map(bytes, theirs.pack_command(*command))
@@ -351,7 +349,7 @@ def test_reconnecting_can_be_asked_for(redis_server: EmbeddedServer) -> None:
 @pytest.fixture
 def quiet(redis_server: EmbeddedServer) -> Iterator[Any]:
     """Give a connection for which maintenance is nothing that is asked about."""
-    if not MAINTENANCE:
+    if not HAS_MAINTENANCE:
         pytest.skip("since redis-py 7.0")
     conn = connect(cpool, redis_server, protocol=3, socket_timeout=5)
     yield conn
@@ -398,7 +396,7 @@ def test_timeouts_changed_by_timers_break_no_command(quiet: Any) -> None:
 
 def test_notices_of_maintenance_reach_redis_pys_handlers() -> None:
     """A server that migrates says so by pushes, between replies and while idle."""
-    if not MAINTENANCE:
+    if not HAS_MAINTENANCE:
         pytest.skip("since redis-py 7.0")
     migrating = b">4\r\n$9\r\nMIGRATING\r\n:1\r\n:10\r\n:0\r\n"
     migrated = b">3\r\n$8\r\nMIGRATED\r\n:2\r\n:0\r\n"

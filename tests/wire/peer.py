@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 from redis.connection import AbstractConnection
+from redis.retry import Retry
 
 import cpool
 from tests.support.tls import Certificates
@@ -33,6 +34,10 @@ T = TypeVar("T")
 KINDS = ("fd", "unix", "tls", "methods")
 LIBRARIES = (redis, cpool)
 WAIT_TIMEOUT_S = 20.0
+# What came with later versions of redis-py: 8.0, 7.0, 7.2.
+HAS_READ_TIMEOUT = "timeout" in inspect.signature(AbstractConnection.read_response).parameters
+HAS_MAINTENANCE = hasattr(AbstractConnection, "update_current_socket_timeout")
+HAS_FAILURE_COUNT = "with_failure_count" in inspect.signature(Retry.call_with_retry).parameters
 _POLL_S = 0.002
 _SETTLED_POLLS = 5
 
