@@ -179,13 +179,18 @@ class ChildHungError(Exception):
     """A forked child did not end in time."""
 
 
-def run_in_child(function: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
+def run_in_child(
+    function: Callable[[], Any],
+    timeout_s: float = PATIENCE_S,
+    make_child: Callable[[], int] | None = None,
+) -> Any:
     """Fork, call `function` in the child and return what it returned.
 
-    Raises ChildHungError, and AssertionError with the child's traceback.
+    make_child: another way to fork than os.fork(). Raises ChildHungError, and AssertionError
+    with the child's traceback.
     """
     reader, writer = os.pipe()
-    pid = fork()
+    pid = (make_child or fork)()
     if pid == 0:
         _report_and_exit(function, writer)
     os.close(writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -200,6 +201,24 @@ def test_a_fork_by_another_thread_is_noticed(our_pool: Any) -> None:
     connection = pool.get_connection()
     assert Task(run_in_child, lambda: ping(pool)).result()
     assert is_answering(connection)
+
+
+def test_a_fork_that_python_does_not_see_is_noticed(our_pool: Any) -> None:
+    """C code may call fork() itself; no handler of os.register_at_fork() runs then."""
+    pool = our_pool(max_connections=2)
+    idle, lent = pool.get_connection(), pool.get_connection()
+    pool.release(idle)
+    addresses = [connection._sock.getsockname() for connection in (idle, lent)]
+
+    def in_child() -> bool:
+        fresh = pool.get_connection()
+        assert fresh._sock.getsockname() not in addresses
+        return is_answering(fresh)
+
+    assert run_in_child(in_child, make_child=ctypes.PyDLL(None).fork)
+    assert is_answering(lent)
+    assert pool.get_connection() is idle
+    assert is_answering(idle)
 
 
 @pytest.mark.parametrize("lock", ["_lock", "_fork_lock"])
