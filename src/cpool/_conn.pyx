@@ -629,7 +629,7 @@ cdef class ConnBase:
         return script is None or self.script_at == len(script)
 
     def follow_script(self, tuple args):
-        cdef Session s = self.session
+        """Note a request, or take the next one of the script for it."""
         request = b"".join((<Packer>self.packer).pack(*args))
         if self.rehearsing:
             self.script.append(request)

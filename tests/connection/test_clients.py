@@ -142,9 +142,7 @@ def test_a_transaction_with_a_bad_command_is_aborted(client: redis.Redis) -> Non
     check_returned(client)
 
 
-def test_a_watched_key_that_changed_aborts_the_transaction(
-    client: redis.Redis, text: Any
-) -> None:
+def test_a_watched_key_that_changed_aborts_the_transaction(client: redis.Redis, text: Any) -> None:
     client.set("key", 1)
     with client.pipeline() as pipeline:
         pipeline.watch("key")
@@ -196,9 +194,7 @@ def test_a_pipeline_in_which_the_connection_ends_is_tried_again(client: redis.Re
 # One connection
 
 
-def test_a_single_connection_client_keeps_its_connection(
-    client: redis.Redis, text: Any
-) -> None:
+def test_a_single_connection_client_keeps_its_connection(client: redis.Redis, text: Any) -> None:
     with client.client() as single:
         name = single.client_id()
         assert single.client_id() == name
@@ -275,9 +271,7 @@ def test_a_lock_knows_its_owner(client: redis.Redis) -> None:
 # Many threads, one client
 
 
-def test_threads_that_share_a_client_get_their_own_replies(
-    client: redis.Redis, text: Any
-) -> None:
+def test_threads_that_share_a_client_get_their_own_replies(client: redis.Redis, text: Any) -> None:
     def work(number: int) -> int:
         right = 0
         for i in range(60):

@@ -278,9 +278,7 @@ def test_a_credential_provider_is_asked_once_for_each_connect(server: FakeServer
 
 
 def test_a_fixed_credential_provider_authenticates(acl_server: ACLServer) -> None:
-    provider = UsernamePasswordCredentialProvider(
-        acl_server.app_user, acl_server.app_password
-    )
+    provider = UsernamePasswordCredentialProvider(acl_server.app_user, acl_server.app_password)
     conn = dial(cpool, acl_server, credential_provider=provider)
     assert ask(conn, "ACL", "WHOAMI") == acl_server.app_user.encode()
     conn.disconnect()

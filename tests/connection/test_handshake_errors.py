@@ -37,7 +37,7 @@ from tests.connection.fakeserver import (
     hello,
 )
 from tests.support.servers import ACLServer, StartServer
-from tests.wire.peer import LIBRARIES, Outcome, Task, outcome
+from tests.wire.peer import HAS_MAINTENANCE, LIBRARIES, Outcome, Task, outcome
 
 ALL = {"protocol": 3, "db": 1, "client_name": "me"}
 ALL_2 = {**ALL, "protocol": 2}
@@ -208,7 +208,7 @@ def test_a_handshake_that_broke_off_leaves_its_replies_to_nobody(
     }
     with FakeServer(replies) as server:
         # so that SETINFO follows the first request whose reply is looked at
-        name = "me" if protocol == 2 else None
+        name = None if protocol == 3 and HAS_MAINTENANCE else "me"
         options = {"protocol": protocol, "client_name": name, "db": 1}
         pool = cpool.ConnectionPool(host=server.host, port=server.port, **options)
         with mock.patch("redis.connection.str_if_bytes", strike), pytest.raises(error):

@@ -138,9 +138,11 @@ def test_a_packer_of_somebodys_own_packs_everything(redis_server: EmbeddedServer
 
 
 def test_packed_commands_are_those_of_redis_pys_python_packer() -> None:
-    theirs = redis.Connection(command_packer=PythonRespSerializer(
-        6000, redis.connection.Encoder("utf-8", "strict", False).encode
-    ))
+    theirs = redis.Connection(
+        command_packer=PythonRespSerializer(
+            6000, redis.connection.Encoder("utf-8", "strict", False).encode
+        )
+    )
     ours = cpool.Connection()
     for command in [
         ("GET", "key"),

@@ -47,9 +47,7 @@ def message(text: Any, channel: str, data: Any, kind: str = "message", pattern: 
     }
 
 
-def test_messages_come_as_they_were_published(
-    client: redis.Redis, pubsub: Any, text: Any
-) -> None:
+def test_messages_come_as_they_were_published(client: redis.Redis, pubsub: Any, text: Any) -> None:
     pubsub.subscribe("one", "two")
     assert next_message(pubsub) == message(text, "one", 1, "subscribe")
     assert next_message(pubsub) == message(text, "two", 2, "subscribe")
@@ -169,7 +167,8 @@ def test_many_pubsubs_get_their_own_messages(client: redis.Redis, text: Any) -> 
 
 
 CONNECTIONS: dict[str, Callable[[], Any]] = {
-    "redis-py": lambda: redis.connection.Connection,
+    # before 8.0 it may wait for ever for a message that was lost with its connection
+    **({"redis-py": lambda: redis.connection.Connection} if HAS_READ_TIMEOUT else {}),
     "fd": lambda: cpool.Connection,
     "methods": lambda: by_methods(cpool.Connection),
 }
@@ -190,9 +189,7 @@ def publisher(redis_server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(params=CONNECTIONS.values(), ids=CONNECTIONS)
-def listener(
-    request: pytest.FixtureRequest, proxy: FaultProxy, protocol: int
-) -> Iterator[Any]:
+def listener(request: pytest.FixtureRequest, proxy: FaultProxy, protocol: int) -> Iterator[Any]:
     """Give a PubSub through the proxy."""
     connection_class = request.param()
     library = redis if connection_class is redis.connection.Connection else cpool

@@ -275,7 +275,9 @@ def test_a_timeout_is_a_failure_that_is_counted_once() -> None:
     for library in LIBRARIES:
         with FakeServer({"GET": b""}) as server:
             conn = library.Connection(
-                host=server.host, port=server.port, socket_timeout=0.05,
+                host=server.host,
+                port=server.port,
+                socket_timeout=0.05,
                 retry=Retry(NoBackoff(), 2),
             )
             conn.connect()

@@ -80,7 +80,11 @@ def admin(redis_server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 def run(
-    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], seed: int, factor: int = 1,
+    proxy: FaultProxy,
+    admin: redis.Redis,
+    kinds: tuple[str, ...],
+    seed: int,
+    factor: int = 1,
     **options: Any,
 ) -> Workload:
     """Run the workload under faults until enough has happened; check all that must hold."""
@@ -139,7 +143,12 @@ def test_every_reply_is_its_callers_own_in_every_mode(
 ) -> None:
     kinds = tuple(kind for kind in FAULTS["everything"] if protocol == 3 or kind != "push")
     run(
-        proxy, admin, kinds, SEED + protocol, protocol=protocol, order=order,
+        proxy,
+        admin,
+        kinds,
+        SEED + protocol,
+        protocol=protocol,
+        order=order,
         connection_class=connection_class,
     )
 
@@ -188,9 +197,7 @@ def fork(client: redis.Redis, seed: int) -> int:
 
 
 @pytest.mark.parametrize("children", [4, pytest.param(60, marks=pytest.mark.slow)])
-def test_children_and_their_parent_get_their_own_replies(
-    proxy: FaultProxy, children: int
-) -> None:
+def test_children_and_their_parent_get_their_own_replies(proxy: FaultProxy, children: int) -> None:
     client = make_client(proxy.host, proxy.port, socket_timeout=BOUND_S)
     chance = random.Random(SEED)
     with running(client, SEED) as workload:

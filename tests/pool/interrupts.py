@@ -56,9 +56,7 @@ class _Tracer:
             raise Interrupted
 
 
-def interrupt_at(
-    n: int, call: Callable[[], Any], within: Callable[[CodeType], bool]
-) -> bool:
+def interrupt_at(n: int, call: Callable[[], Any], within: Callable[[CodeType], bool]) -> bool:
     """Make a call and interrupt it at the n-th place; False if it has fewer of them.
 
     within: which functions' code to interrupt. The call's own errors are raised.

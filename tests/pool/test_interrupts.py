@@ -90,6 +90,8 @@ NAMES = [
     *("disconnect", "disconnect idle", "close", "set retry", "re-authenticate"),
     *("disconnect free", "mark for reconnect", "stats"),
 ]
+
+
 def in_pool_code(code: CodeType) -> bool:
     """Whether it is the borrower's code, or that of our pools and what they stand on."""
     name = code.co_filename

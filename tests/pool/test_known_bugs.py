@@ -247,7 +247,7 @@ def a_release_comes_while_a_caller_waits_in_maintenance(impl: Implementation, la
     connection = pool.get_connection()
     pool.set_in_maintenance(True)
     waiter = Task(pool.get_connection)
-    wait_for(lambda: queued(pool), "the waiter in the queue")
+    wait_for(lambda: queued(pool) or waiter.is_over(), "the waiter in the queue")
     release = Task(pool.release, connection)
     try:
         waiter.result(timeout_s=60)
@@ -303,9 +303,7 @@ class Collecting(StubConnection):
 
 
 @SCENARIOS.add(right="it is closed", wrong="Set changed size during iteration")
-def a_connection_comes_back_by_gc_while_the_pool_is_closed(
-    impl: Implementation, lab: Lab
-) -> str:
+def a_connection_comes_back_by_gc_while_the_pool_is_closed(impl: Implementation, lab: Lab) -> str:
     pool = impl.ConnectionPool(connection_class=Collecting, max_connections=4)
     lent = [pool.get_connection() for _ in range(2)]
     Forgotten(pool)

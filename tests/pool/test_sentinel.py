@@ -169,9 +169,7 @@ def test_the_reprs_are_redis_pys(impl: Implementation, make_sentinel_pool: Any) 
     assert repr(replicas) == f"<{module}.SentinelConnectionPool(service={NAME}(slave))>"
     connection = pool.get_connection()
     address = f"host={connection.host},port={connection.port}"
-    assert repr(connection) == (
-        f"<{module}.SentinelManagedConnection(service={NAME},{address})>"
-    )
+    assert repr(connection) == (f"<{module}.SentinelManagedConnection(service={NAME},{address})>")
 
 
 @pytest.mark.parametrize("tls", [True, False])
@@ -208,9 +206,7 @@ def test_idle_connections_are_closed_when_the_master_changes(
 
 
 @pytest.fixture
-def stale_master_pool(
-    make_sentinel_pool: Any, directory: Directory, pair: Pair
-) -> Any:
+def stale_master_pool(make_sentinel_pool: Any, directory: Directory, pair: Pair) -> Any:
     """Give a pool that takes the replica for the master, with one connection in it."""
     truth, directory.master = directory.master, pair.addresses[1]
     pool = make_sentinel_pool(max_connections=2)

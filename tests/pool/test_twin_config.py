@@ -184,8 +184,9 @@ def test_the_arguments_may_be_given_by_position(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("given", [None, 0])
 def test_the_default_limit_is_that_of_the_installed_redis_py(given: int | None) -> None:
-    limits = {impl.ConnectionPool(max_connections=given).max_connections for impl in
-              IMPLEMENTATIONS}
+    limits = {
+        impl.ConnectionPool(max_connections=given).max_connections for impl in IMPLEMENTATIONS
+    }
     assert len(limits) == 1
     assert limits == {REDIS_PY.ConnectionPool().max_connections}
 
@@ -402,9 +403,7 @@ def test_whoever_inspects_the_constructor_finds_what_redis_py_shows(name: str) -
 # -- Subclasses of pools ------------------------------------------------------------------
 
 
-def test_a_subclass_may_make_the_connections_itself(
-    pool_class: Any, make_pool: MakePool
-) -> None:
+def test_a_subclass_may_make_the_connections_itself(pool_class: Any, make_pool: MakePool) -> None:
     class Naming(pool_class):
         made = 0
 

@@ -243,9 +243,7 @@ def test_a_blocking_pool_in_maintenance_still_lends(
 
 
 @needs_maintenance
-def test_notifications_can_be_switched_on_later(
-    pool_class: Any, make_pool: MakePool
-) -> None:
+def test_notifications_can_be_switched_on_later(pool_class: Any, make_pool: MakePool) -> None:
     from redis.maint_notifications import MaintNotificationsConfig
 
     off, on = MaintNotificationsConfig(enabled=False), MaintNotificationsConfig(enabled="auto")

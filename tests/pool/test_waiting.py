@@ -42,9 +42,7 @@ def waiting_pool(request: pytest.FixtureRequest, make_pool: MakePool) -> MakeWai
 
     def make(max_connections: int = 1, timeout: float | None = PATIENCE_S, **kwargs: Any) -> Any:
         kwargs.setdefault("protocol", 2)  # no reference cycles: what vanishes does so at once
-        return make_pool(
-            request.param, max_connections=max_connections, timeout=timeout, **kwargs
-        )
+        return make_pool(request.param, max_connections=max_connections, timeout=timeout, **kwargs)
 
     return make
 

@@ -236,9 +236,7 @@ def test_an_argument_that_cannot_be_encoded_leaves_the_connection_open(wire: Wir
         return outcome(link.conn, lambda: link.conn.send_command("SET", "key", True))
 
     theirs, ours = both(wire, situation)
-    text = (
-        "Invalid input of type: 'bool'. Convert to a bytes, string, int or float first."
-    )
+    text = "Invalid input of type: 'bool'. Convert to a bytes, string, int or float first."
     assert (ours.error, ours.connected) == (theirs.error, theirs.connected)
     assert ours == Outcome(None, DataError, text, True)
 

@@ -66,9 +66,7 @@ def test_a_patched_sendall_that_fails_is_retried_as_often_as_redis_py_does(
     counts = []
     for library in LIBRARIES:
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 2)
-        conn = library.Connection(
-            host=redis_server.host, port=redis_server.port, retry=retry
-        )
+        conn = library.Connection(host=redis_server.host, port=redis_server.port, retry=retry)
         with mock.patch("socket.socket.sendall", side_effect=OSError(32, "Broken pipe")) as send:
             with pytest.raises(ConnectionError):
                 conn.connect()

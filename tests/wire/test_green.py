@@ -15,9 +15,7 @@ LIBRARIES = ("gevent", "eventlet")
 @pytest.fixture(scope="module", params=LIBRARIES)
 def answers(request: pytest.FixtureRequest, redis_server: EmbeddedServer) -> dict[str, Any]:
     """Give what each scenario came to, with one library after the other."""
-    found: dict[str, Any] = run_module(
-        "tests.wire.green_script", request.param, redis_server.url
-    )
+    found: dict[str, Any] = run_module("tests.wire.green_script", request.param, redis_server.url)
     return found
 
 
