@@ -146,6 +146,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         if hasattr(self, "_pool_ready"):
             metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
         self._pool_ready = True
+        self._reclaimed_told = 0
         self._new_slots(self.max_connections, self._order == "fifo")
         self.pid = os.getpid()
 
@@ -215,8 +216,15 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         started_s = time.monotonic()
         connection = self._checkout()
         metrics.count(self, idle=-1, used=1)
-        metrics.waited(self, started_s)
+        self._tell_reclaimed()
+        if self.timeout != 0:  # redis-py tells the waits of its blocking pool only
+            metrics.waited(self, started_s)
         return connection
+
+    def _tell_reclaimed(self) -> None:
+        """Record connections whose borrowers have vanished; not from a finaliser."""
+        told, self._reclaimed_told = self._reclaimed_told, self._stats()["reclaimed"]
+        metrics.count(self, used=told - self._reclaimed_told)
 
     def _note_failed_checkout(self) -> None:
         metrics.count(self, idle=-1, used=1)  # the return that follows takes it back
@@ -363,6 +371,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
     def stats(self) -> PoolStats:
         """Return what the pool holds at this moment and has done so far."""
+        self._tell_reclaimed()
         name = self.name or getattr(self, "_pool_id", None) or type(self).__name__
         return PoolStats(name=name, **self._stats())
 

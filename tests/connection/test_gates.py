@@ -17,13 +17,14 @@ import redis
 
 import cpool
 from cpool.tools.servers import EmbeddedServer
+from tests.support.faultproxy import FaultProxy
 
 VERBS = ("send_command", "send_packed_command", "read_response", "can_read", "connect")
 COMMANDS = 5
 ABSTRACT = redis.connection.AbstractConnection
 
 
-def pool_of(server: EmbeddedServer, library: Any = cpool, **options: Any) -> Any:
+def pool_of(server: Any, library: Any = cpool, **options: Any) -> Any:
     return library.ConnectionPool(host=server.host, port=server.port, **options)
 
 
@@ -222,6 +223,26 @@ def test_a_look_into_the_parser_leaves_redis_pys_own_at_work(
     conn.connect()
     assert conn._session is not None
     conn.disconnect()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_look_into_the_parser_within_a_large_reply_loses_nothing(
+    redis_server: EmbeddedServer, protocol: int
+) -> None:
+    value = bytes(range(256)) * 1000
+    with FaultProxy((redis_server.host, redis_server.port)) as proxy:
+        conn = pool_of(proxy, protocol=protocol).get_connection()
+        for passed in (100, 70_000, 200_000):
+            proxy.replies.stall(after_bytes=passed)
+            conn.send_command("ECHO", value)
+            with pytest.raises(redis.TimeoutError):
+                conn.read_response(timeout=0.05, disconnect_on_error=False)
+            assert conn._parser._buffer is not None
+            proxy.replies.release()
+            assert conn.read_response() == value
+            conn.disconnect()
+            conn.connect()
+        conn.disconnect()
 
 
 def test_the_parsers_are_redis_pys_to_who_asks(redis_server: EmbeddedServer) -> None:

@@ -14,6 +14,7 @@ import redis
 from redis.exceptions import DataError, NoPermissionError, ResponseError
 
 import cpool
+from cpool import Connection
 from cpool.tools.servers import EmbeddedServer
 from tests.support.servers import StartServer
 from tests.wire.peer import KINDS, by_methods, request
@@ -279,6 +280,22 @@ def test_a_session_that_was_ended_stays_connected(
     pool.release(conn)
     assert pool.get_connection()._sock is sock
     assert pool.stats().discarded == pool.stats().replaced == 0
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_names_that_are_bytes_like_are_known_too(pool: Any, kind: Any) -> None:
+    for words in ([b"MULTI"], [b"WATCH", b"key"], [b"CLIENT", b"REPLY", b"ON"]):
+        for pack in (Connection.pack_command, pack_as_many):
+            conn = pool.get_connection()
+            conn.send_packed_command(pack(conn, *map(kind, words)))
+            assert conn.read_response() == b"OK"
+            pool.release(conn)
+            assert conn._sock is None
+            assert redis.Redis(connection_pool=pool).echo("mine") == b"mine"
+
+
+def pack_as_many(conn: Any, *words: Any) -> Any:
+    return conn.pack_commands([words])
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,16 @@ HOW: dict[str, Reply] = {
 }
 
 
-@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-@pytest.mark.parametrize("times", FAILURES)
-def test_a_command_is_tried_as_often_as_redis_py_does(how: Reply, times: int) -> None:
+@pytest.mark.parametrize(
+    "how, times",
+    # half a reply takes a timeout each time
+    [(how, times) for how in HOW for times in FAILURES if how != "half" or times in (1, 4)],
+)
+def test_a_command_is_tried_as_often_as_redis_py_does(how: str, times: int) -> None:
     """With its connects, its backoff, and the number of times the server saw it."""
     seen = []
     for library in LIBRARIES:
-        with FakeServer({"GET": failing(times, how)}) as server:
+        with FakeServer({"GET": failing(times, HOW[how])}) as server:
             backoff = Backoff()
             pool = library.ConnectionPool(
                 host=server.host,
@@ -124,8 +127,7 @@ def test_a_command_is_tried_as_often_as_redis_py_does(how: Reply, times: int) ->
                 retry=Retry(backoff, RETRIES),
                 # its own parser, whose texts ours has in all versions
                 parser_class=_RESP2Parser,
-                # half a reply is met by a timeout, nothing else is
-                socket_timeout=0.05 if how == HOW["half"] else 20,
+                socket_timeout=0.2 if how == "half" else 20,
             )
             client = redis.Redis(connection_pool=pool)
             result = result_of(lambda client=client: client.get("key"))
@@ -139,7 +141,7 @@ def test_a_command_is_tried_as_often_as_redis_py_does(how: Reply, times: int) ->
             seen.append((result, len(server.connections), gets, backoff.computed))
             assert len(pool._available_connections) == 1
             pool.disconnect()
-    if how != HOW["garbage"]:  # the text differs
+    if how != "garbage":  # the text differs
         assert seen[1] == seen[0]
     else:
         assert seen[1][1:] == seen[0][1:]

@@ -25,7 +25,7 @@ from redis.exceptions import (
 )
 
 import cpool
-from tests.wire.peer import LIBRARIES, Link, Outcome, Wire, bulk, outcome, request
+from tests.wire.peer import LIBRARIES, Link, Outcome, Task, Wire, bulk, outcome, request
 
 PROTOCOLS = (2, 3)
 LARGE_BYTES = 12 * 1024 * 1024  # more than two socket buffers hold
@@ -77,12 +77,6 @@ def reset_before_the_request(link: Link) -> Outcome:
     return outcome(link.conn, lambda: link.conn.send_command("PING"))
 
 
-def closed_and_asked_if_readable(link: Link) -> Outcome:
-    link.close()
-    link.wait_closed()
-    return outcome(link.conn, lambda: link.conn.can_read(timeout=0))
-
-
 def read_after_a_disconnect(link: Link) -> Outcome:
     link.conn.disconnect()
     return outcome(link.conn, link.conn.read_response)
@@ -127,7 +121,6 @@ SITUATIONS: dict[Situation, type[Exception]] = {
     reset_with_unread_requests: ConnectionError,
     closed_before_the_request: ConnectionError,
     reset_before_the_request: ConnectionError,
-    closed_and_asked_if_readable: ConnectionError,
     read_after_a_disconnect: ConnectionError,
     error_reply: ResponseError,
     permission_reply: NoPermissionError,
@@ -165,6 +158,33 @@ def test_a_reply_that_is_not_in_the_encoding_closes_the_connection(
 
     theirs, ours = both(wire, situation, protocol=protocol, decode_responses=True)
     assert theirs.error is UnicodeDecodeError
+    assert ours == theirs
+
+
+# The end of the connection while a thread waits
+
+
+def reset_while_reading(link: Link) -> Outcome:
+    waiting = Task(outcome, link.conn, link.conn.read_response)
+    waiting.wait_blocked()
+    link.reset()
+    return waiting.result()
+
+
+def reset_while_sending(link: Link) -> Outcome:
+    call = link.conn.send_command
+    waiting = Task(outcome, link.conn, lambda: call("SET", "key", b"x" * LARGE_BYTES))
+    waiting.wait_blocked()
+    link.reset()
+    return waiting.result()
+
+
+@pytest.mark.parametrize("situation", [reset_while_reading, reset_while_sending])
+def test_the_end_of_the_connection_is_redis_pys_error_to_who_waits(
+    wire: Wire, situation: Situation
+) -> None:
+    theirs, ours = both(wire, situation)
+    assert theirs.error is ConnectionError
     assert ours == theirs
 
 

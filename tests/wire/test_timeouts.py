@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis.exceptions import TimeoutError
+from redis.exceptions import ConnectionError, TimeoutError
 
 from tests.wire.peer import HAS_MAINTENANCE, Link, Task, Wire, bulk, is_connected, wait_for
 
@@ -134,6 +134,24 @@ def test_can_read_waits_as_long_as_it_is_told(wire: Wire) -> None:
     assert link.conn.can_read(timeout=0)
     assert link.conn.read_response() == b"there"
     assert not link.conn.can_read(timeout=0)
+
+
+def test_can_read_raises_when_the_server_has_closed(wire: Wire) -> None:
+    """redis-py's does so since 8.1."""
+    link = wire.connect()
+    link.close()
+    link.wait_closed()
+    with pytest.raises(ConnectionError, match="Connection closed by server."):
+        link.conn.can_read(timeout=0)
+
+
+def test_can_read_raises_once_the_server_closes(wire: Wire) -> None:
+    link = wire.connect()
+    asking = Task(lambda: link.conn.can_read(timeout=None))
+    asking.wait_blocked()
+    link.close()
+    with pytest.raises(ConnectionError, match="Connection closed by server."):
+        asking.result()
 
 
 def test_can_read_sees_a_reply_that_came_together_with_another(wire: Wire) -> None:

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 import cpool
-from tests.wire.peer import KINDS, by_methods
+from tests.wire.peer import HAS_MAINTENANCE, HAS_READ_TIMEOUT, KINDS, by_methods
 
 KIB, MIB = 1024, 1024 * 1024
 # Around the sizes at which the core changes its ways: packing (6000), arguments sent from
@@ -98,6 +98,8 @@ def test_text_of_any_size_is_read_as_it_was_written(
     request: pytest.FixtureRequest, encoding: str, protocol: int
 ) -> None:
     for kind in KINDS:
+        if kind == "unix" and protocol == 3 and HAS_MAINTENANCE and not HAS_READ_TIMEOUT:
+            continue  # redis-py 7 can't: "doesn't have a host attribute"
         options = {"decode_responses": True, "encoding": encoding, "protocol": protocol}
         with pool_for(kind, request, **options) as pool:
             client = redis.Redis(connection_pool=pool)
