@@ -169,7 +169,11 @@ cdef class ParserBase:
         self.session = None
         if isinstance(connection, ConnBase):
             (<ConnBase>connection).session = None
-        return s.reader.buf.data[s.reader.buf.pos:s.reader.buf.len]
+        unread = s.reader.buf.data[s.reader.buf.pos:s.reader.buf.len]
+        if s.reader.big is not None:  # a large string is under way: as it came in
+            begun = bytes(s.reader.big)[:s.reader.big_got]
+            unread = b"$%d\r\n" % s.reader.big_len + begun + unread
+        return unread
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)

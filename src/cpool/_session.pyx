@@ -476,17 +476,22 @@ cdef object packed(list chunks, Py_ssize_t commands, list effects):
     return result
 
 
+cdef bytes as_bytes(object word):
+    """A command's word as bytes; nothing for what is no text (a number, say)."""
+    if isinstance(word, str):
+        return word.encode(errors="replace")
+    return bytes(word) if isinstance(word, (bytes, bytearray, memoryview)) else b""
+
+
 cdef list effects_of(object args):
     """The command's words if it may do something to its session, else nothing."""
-    cdef object name = args[0]
-    if isinstance(name, str):
-        name = name.encode()
-    if not isinstance(name, bytes) or len(name) < 4:
+    cdef bytes name = as_bytes(args[0])
+    if len(name) < 4:
         return []
-    words = name.split() + [a.encode() if isinstance(a, str) else a for a in args[1:2]]
-    second = words[1] if len(words) > 1 and isinstance(words[1], bytes) else b""
+    words = name.split() + [as_bytes(word) for word in args[1:2]]
+    second = words[1] if len(words) > 1 else b""
     for flags in range(CP_SESSION_OPEN):
-        if session_after(flags, words[0], second) != flags:
+        if words and session_after(flags, words[0], second) != flags:
             return [(words[0], second)]
     return []
 
