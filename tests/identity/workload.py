@@ -66,6 +66,7 @@ class Workload:
         self._seed = seed
         self._over = False
         self._left = 0
+        self._lock = threading.Lock()
 
     def start(self, spawn: Callable[[Callable[[], None]], Any], workers: int = N_THREADS) -> None:
         """Start the workers."""
@@ -93,7 +94,8 @@ class Workload:
                 break
             except Injected:
                 self.tally.injected += 1
-        self._left -= 1
+        with self._lock:
+            self._left -= 1
 
     def step(self, chance: random.Random, nonce: str) -> None:
         """Do one command and judge its reply."""
@@ -104,6 +106,8 @@ class Workload:
             self.tally.foreign.append((nonce, error))
         except (RedisError, OSError):
             self.tally.failed += 1
+        except Exception as error:  # a callback choked on a reply of the wrong shape
+            self.tally.foreign.append((nonce, error))
         else:
             if wanted == got:
                 self.tally.right += 1
