@@ -382,20 +382,35 @@ def print_plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequenc
 # ---- the command line ---------------------------------------------------------------------
 
 
-def common_options(doc: str) -> argparse.ArgumentParser:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--quick": {"action": "store_true", "help": "few and short rounds: a look, not a result"},
+    "--json": {"metavar": "FILE", "help": "write all raw figures there"},
+    "--check": {"action": "store_true", "help": "exit with 1 if a bar is not met"},
+    "--rounds": {"type": int, "help": "number of paired rounds"},
+    "--server": {"metavar": "PATH", "help": "server program to start"},
+    "--url": {"help": "use a server that is already running"},
+    "--together": {
+        "action": "store_true",
+        "help": "both sides in this process, not in fresh ones",
+    },
+    "--noise": {
+        "action": "store_true",
+        "help": "measure redis-py against itself instead of cpool",
+    },
+    "--pin": {
+        "action": "store_true",
+        "help": "bind the server to the last CPU, clients to the rest",
+    },
+}
+
+
+def common_options(doc: str, *names: str) -> argparse.ArgumentParser:
+    """Return a parser of these options, or of all of them."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="few and short rounds: a look, not a result")
-    add("--json", metavar="FILE", help="write all raw figures there")
-    add("--check", action="store_true", help="exit with 1 if a bar is not met")
-    add("--rounds", type=int, help="number of paired rounds")
-    add("--server", metavar="PATH", help="server program to start")
-    add("--url", help="use a server that is already running")
-    add("--together", action="store_true", help="both sides in this process, not in fresh ones")
-    add("--noise", action="store_true", help="measure redis-py against itself instead of cpool")
-    add("--pin", action="store_true", help="bind the server to the last CPU, clients to the rest")
+    for name in names or OPTIONS:
+        parser.add_argument(name, **OPTIONS[name])
     return parser
 
 

@@ -22,6 +22,7 @@ from _common import (
     EXIT_FAILED,
     EXIT_OK,
     Bar,
+    common_options,
     print_table,
 )
 
@@ -71,17 +72,12 @@ def bar_cells(data: dict[str, Any]) -> list[str]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = common_options(
+        __doc__, "--quick", "--json", "--check", "--noise", "--pin", "--server"
     )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="few and short rounds: a look, not a result")
-    add("--json", metavar="FILE", help="write everything found there")
-    add("--check", action="store_true", help="exit with 1 if a bar is not met or something failed")
-    add("--noise", action="store_true", help="measure redis-py against itself instead of cpool")
-    add("--pin", action="store_true", help="bind the server to the last CPU, clients to the rest")
-    add("--server", metavar="PATH", help="server program to start")
-    add("--only", nargs="+", choices=RUNS, metavar="NAME", help=f"some of: {', '.join(RUNS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=RUNS, metavar="NAME", help=f"some of: {', '.join(RUNS)}"
+    )
     return parser.parse_args()
 
 

@@ -19,6 +19,7 @@ from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
 from cpool import _conn, _resp, _retry, _session
+from cpool.originals import original
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -28,30 +29,30 @@ SENTINEL: Any = redis.connection.SENTINEL  # type: ignore[attr-defined]
 
 _conn.set_originals(
     {
-        "send_command": frozenset({_base.send_command}),
-        "send_packed_command": frozenset({_base.send_packed_command}),
-        "read_response": frozenset(
-            {_base.read_response, _SentinelManagedConnection.read_response}
-        ),
-        "can_read": frozenset({_base.can_read}),
-        "connect": frozenset({_base.connect, _SentinelManagedConnection.connect}),
-        "should_reconnect": frozenset(
-            {getattr(_base, "should_reconnect", None), _conn.ConnBase.should_reconnect}
-        ),
-        "re_auth": frozenset({_base.re_auth}),
-        "check_health": frozenset({_base.check_health}),
         **{
-            name: frozenset({getattr(_base, name, None)})
+            name: frozenset({original(_base, name)})
             for name in (
+                "send_command",
+                "send_packed_command",
+                "can_read",
+                "re_auth",
+                "check_health",
                 "activate_maint_notifications_handling_if_enabled",
                 "_enable_maintenance_notifications",
             )
         },
+        **{
+            name: frozenset({original(_base, name), original(_SentinelManagedConnection, name)})
+            for name in ("read_response", "connect")
+        },
+        "should_reconnect": frozenset(
+            {original(_base, "should_reconnect"), _conn.ConnBase.should_reconnect}
+        ),
     },
     SENTINEL,
     _retry.RetryBase,
 )
-_retry.set_original(Retry.call_with_retry)
+_retry.set_original(original(Retry, "call_with_retry"))
 
 
 class _SessionParser(_conn.ParserBase):

@@ -100,14 +100,6 @@ def _is_subclass(given: Any, base: type) -> bool:
     return inspect.isclass(given) and issubclass(given, base)
 
 
-def _boolean(value: str) -> bool | None:
-    if value == "":
-        return None
-    if value.upper() in ("0", "F", "FALSE", "N", "NO"):
-        return False
-    return True
-
-
 def _integer_or_none(value: str) -> int | None:
     return None if value.lower() == "none" else int(value)
 
@@ -125,10 +117,10 @@ def _error_classes(value: str) -> list[type[BaseException]]:
 
 # What redis-py passes on as a string, or takes apart into letters.
 _QUERY_CASTS: dict[str, Callable[[str], Any]] = {
-    "decode_responses": _boolean,
+    "decode_responses": redis.connection.to_bool,
     "retry_on_error": _error_classes,
-    "ssl_validate_ocsp": _boolean,
-    "ssl_validate_ocsp_stapled": _boolean,
+    "ssl_validate_ocsp": redis.connection.to_bool,
+    "ssl_validate_ocsp_stapled": redis.connection.to_bool,
     "max_waiting": _integer_or_none,
     "max_bulk_bytes": int,
     "max_nesting_depth": int,

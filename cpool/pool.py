@@ -23,6 +23,7 @@ from redis.utils import deprecated_args
 from cpool import _conn, _pool, errors, metrics, options
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
+from cpool.originals import original
 from cpool.stats import PoolStats
 
 __all__ = ["BlockingConnectionPool", "ConnectionPool"]
@@ -33,7 +34,7 @@ _redis_pool = redis.connection.ConnectionPool
 _pool.set_originals(
     {
         "make_connection": frozenset({_pool.PoolBase.make_connection}),
-        "owns_connection": frozenset({_redis_pool.owns_connection}),
+        "owns_connection": frozenset({original(_redis_pool, "owns_connection")}),
         "listeners": frozenset({ReAuthConnectionListener}),
     }
 )

@@ -18,6 +18,7 @@ import redis
 import cpool
 from cpool.tools.servers import EmbeddedServer
 from tests.support.faultproxy import FaultProxy
+from tests.wire.scripts import run_module
 
 VERBS = ("send_command", "send_packed_command", "read_response", "can_read", "connect")
 COMMANDS = 5
@@ -317,3 +318,14 @@ def test_a_mixin_in_front_sees_its_calls(mixin_pool: tuple[Any, list[str]]) -> N
     assert notes == ["send"]
     pool.disconnect()
     assert notes == ["send", "disconnect"]
+
+
+@pytest.mark.parametrize("like", ["functools", "closure"])
+def test_wrappers_that_were_there_before_cpool_see_every_call(
+    redis_server: EmbeddedServer, like: str
+) -> None:
+    """They must not be taken for redis-py's own functions, which the core stands in for."""
+    answer = run_module(
+        "tests.connection.wrapped_first_script", redis_server.host, redis_server.port, like
+    )
+    assert answer["seen"] == answer["wrapped"]
