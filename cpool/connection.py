@@ -121,8 +121,8 @@ class _ConnectionMixin(_conn.ConnBase):
         max_bulk_bytes: int = _resp.DEFAULT_MAX_BULK_BYTES,
         max_nesting_depth: int = _resp.DEFAULT_MAX_DEPTH,
     ) -> None:
-        self.max_bulk_bytes = _positive("max_bulk_bytes", max_bulk_bytes)
-        self.max_nesting_depth = _positive("max_nesting_depth", max_nesting_depth)
+        self.max_bulk_bytes = _limit("max_bulk_bytes", max_bulk_bytes)
+        self.max_nesting_depth = _limit("max_nesting_depth", max_nesting_depth)
 
     def set_parser(self, parser_class: type) -> None:
         """Make the connection's parser: the compiled one in place of redis-py's
@@ -235,7 +235,9 @@ class _ConnectionMixin(_conn.ConnBase):
             raise redis.exceptions.ConnectionError(self._error_message(error)) from error
 
 
-_LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
+# The most each may be: a length that C can hold, and a depth that the smallest stack of a
+# thread can bear, for a nested reply is built by recursion.
+_LIMITS = {"max_bulk_bytes": 2**62, "max_nesting_depth": 1024}
 
 
 def _constructor(redis_class: type) -> Any:
@@ -243,7 +245,7 @@ def _constructor(redis_class: type) -> Any:
     shows redis-py's signature to those who look (kombu builds its arguments by it)."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        self._set_limits(**{name: kwargs.pop(name) for name in _LIMITS & kwargs.keys()})
+        self._set_limits(**{name: kwargs.pop(name) for name in _LIMITS.keys() & kwargs.keys()})
         super(_ConnectionMixin, self).__init__(*args, **kwargs)
         self._weaken_handlers()
 
@@ -266,9 +268,10 @@ def _constructor(redis_class: type) -> Any:
 _ConnectionMixin.__init__ = _constructor(_base)  # type: ignore[method-assign]
 
 
-def _positive(option: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f'"{option}" must be a positive integer')
+def _limit(option: str, value: Any) -> int:
+    most = _LIMITS[option]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f'"{option}" must be an integer from 1 to {most}')
     return value
 
 
@@ -276,7 +279,7 @@ class Connection(_ConnectionMixin, redis.connection.Connection):
     """A TCP connection: `redis.Connection` on the compiled core, same arguments.
 
     Besides: `max_bulk_bytes` (longest string a reply may hold, default 512 MiB) and
-    `max_nesting_depth` (default 512); a reply beyond them raises InvalidResponse.
+    `max_nesting_depth` (default 512, at most 1024); a reply beyond them raises InvalidResponse.
     """
 
     __init__ = _constructor(redis.connection.Connection)

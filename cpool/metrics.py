@@ -18,23 +18,12 @@ except ImportError:  # redis-py before 7.2 has no metrics
 else:
     SWITCHES = (vars(recorder), vars(providers))
 
-__all__ = ["SWITCHES", "count", "created", "is_on", "waited"]
-
-
-def is_on() -> bool:
-    """Tell whether anybody collects redis-py's metrics in this process."""
-    collectors, managers = SWITCHES
-    if collectors is None or managers is None:
-        return False
-    if collectors["_metrics_collector"] is not None:
-        return True
-    instance = managers["_observability_instance"]
-    return instance is not None and instance.get_provider_manager() is not None
+__all__ = ["SWITCHES", "count", "created", "waited"]
 
 
 def count(pool: Any, *, idle: int = 0, used: int = 0, pool_name: str | None = None) -> None:
     """Record that the pool has so many more (or fewer) idle and used connections."""
-    if not is_on():
+    if not pool._is_measured():
         return
     name = pool_name or get_pool_name(pool)
     for state, change in ((ConnectionState.IDLE, idle), (ConnectionState.USED, used)):
@@ -46,7 +35,7 @@ def count(pool: Any, *, idle: int = 0, used: int = 0, pool_name: str | None = No
 
 def created(pool: Any, started_s: float) -> None:
     """Record how long it took to make and dial a connection."""
-    if is_on():
+    if pool._is_measured():
         recorder.record_connection_create_time(
             connection_pool=pool, duration_seconds=time.monotonic() - started_s
         )

@@ -125,8 +125,6 @@ _QUERY_CASTS: dict[str, Callable[[str], Any]] = {
     "max_bulk_bytes": int,
     "max_nesting_depth": int,
     "socket_type": int,
-    "order": str,
-    "name": str,
 }
 
 

@@ -188,11 +188,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         """Close the sockets of idle connections, and of those in use unless told not
         to. Safe while other threads use them: they meet a ConnectionError."""
         self._checkpid()
-        with self._lock, self._claim_idle() as connections:
-            for connection in connections:
-                connection.disconnect()
-        if inuse_connections:
-            for connection in self._lent():
+        with self._lock, self._claim_idle() as (idle, lent):
+            for connection in [*idle, *lent] if inuse_connections else idle:
                 connection.disconnect()
 
     # Out of the ordinary, from the compiled checkout and return
@@ -293,15 +290,16 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
     def set_retry(self, retry: Any) -> None:
         """Use this Retry from now on, on every connection there is and will be."""
         self.connection_kwargs.update({"retry": retry})
-        for connection in [*self._idle(), *self._lent()]:
-            connection.retry = retry
+        with self._lock, self._claim_idle() as (idle, lent):
+            for connection in [*idle, *lent]:
+                connection.retry = retry
 
     def re_auth_callback(self, token: Any) -> None:
         """Authenticate anew: idle connections now, the others when they come back."""
-        for connection in self._lent():
-            connection.set_re_auth_token(token)
-        with self._lock, self._claim_idle() as connections:
-            for connection in connections:
+        with self._lock, self._claim_idle() as (idle, lent):
+            for connection in lent:
+                connection.set_re_auth_token(token)
+            for connection in idle:
                 self._re_auth_now(connection, token)
 
     def _re_auth_now(self, connection: Any, token: Any) -> None:
@@ -316,7 +314,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Disconnect idle connections (to that address). None is lent meanwhile."""
-        with self._lock, self._claim_idle() as idle:
+        with self._lock, self._claim_idle() as (idle, _):
             for connection in idle:
                 if moving_address_src is None or self._should_update_connection(
                     connection, "connected_address", moving_address_src
@@ -327,7 +325,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool):
         self, moving_address_src: str | None = None
     ) -> None:
         """Let every connection (to that address) reconnect before its next use."""
-        with self._lock, self._claim_idle() as idle:
+        with self._lock, self._claim_idle() as (idle, _):
             super().update_active_connections_for_reconnect(moving_address_src)
             for connection in idle:  # one may be lent before it is closed
                 if self._should_update_connection(

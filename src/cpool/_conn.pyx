@@ -123,7 +123,12 @@ cdef class ParserBase:
         cdef object reply
         while True:
             p = cp_patience_of(idle_ns, CP_FOREVER)
-            reply = s.next_reply(decode, &p)
+            try:
+                reply = s.next_reply(decode, &p)
+            except BaseException:
+                if s.taken and not s.reader.is_push and s.owed:
+                    s.owed -= 1  # it has come, though no object could be made of it
+                raise
             if s.reader.is_push:
                 reply = self.handle_push_response(reply)
                 if push_request:
@@ -455,13 +460,12 @@ cdef class ConnBase:
             return super(ConnBase, self).send_command(*args, **kwargs)
         if self.script is not None or self.rehearsing:
             return self.follow_script(args)
-        if self.sock is None or self.health_interval:
+        if self.sock is None or (self.health_interval and monotonic() > self.next_health):
             self.packer.pack(*args)  # its errors come before anything is dialled or sent
         s = self.ready(kwargs.get("check_health", True) if kwargs else True)
         if s is None:
             return super(ConnBase, self).send_command(*args, **kwargs)
-        s.packer.append(s.out, args)
-        s.note(s.out)
+        s.enter(args)
         self.after_queue(s)
 
     def send_packed_command(self, command, check_health=True):
@@ -484,11 +488,13 @@ cdef class ConnBase:
         the ledger is told all the same."""
         if self.sock is None:
             self.connect_check_health(check_health=False)
+        if check_health:
+            self.check_health()  # it may dial again: the ledger is the new session's then
         if not isinstance(command, (str, bytes, list)):
             command = list(command)
         if self.session is not None and not isinstance(command, str):
             note_packed(self.session, command)
-        return super(ConnBase, self).send_packed_command(command, check_health=check_health)
+        return super(ConnBase, self).send_packed_command(command, check_health=False)
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""

@@ -17,7 +17,6 @@ cdef class PoolBase:
     cdef uint32_t fork_generation   # when the slots were made
     cdef int64_t timeout_ns         # how long an exhausted pool lets a caller wait
     cdef uint32_t waiting_limit     # how many callers may wait
-    cdef int claims                 # idle slots that are being worked on, not lent
     cdef dict metrics               # redis-py's recorder's globals, or None
     cdef dict providers             # and its providers'
     cdef object listeners           # the event dispatcher's mapping, or None

@@ -23,8 +23,9 @@ cp_fork_watch()
 @cython.internal
 @cython.final
 cdef class Claim:
-    """All idle connections, taken off the list and put back in the same order. Compiled,
-    so that no interrupt comes between taking them and being bound to give them back."""
+    """All idle connections, taken off the list and put back in the same order, and those
+    that are lent at that moment. Compiled, so that no interrupt comes between taking them
+    and being bound to give them back, and none changes hands unseen."""
     cdef PoolBase pool
     cdef Slots slots
     cdef list numbers
@@ -36,15 +37,21 @@ cdef class Claim:
 
     def __enter__(self):
         cdef list connections = []
-        cdef uint32_t slot
-        self.pool.claims += 1
-        while True:
-            slot = self.slots.take_idle()
-            if slot == CP_SLOT_NONE:
-                return connections
-            cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_CLAIMED)
-            self.numbers.append(slot)
-            connections.append(self.slots.conns[slot])
+        cdef uint32_t slot = CP_SLOT_NONE
+        try:
+            while True:
+                slot = self.slots.take_idle()
+                if slot == CP_SLOT_NONE:
+                    return connections, self.pool._lent()
+                cp_slots_set_state(&self.slots.cells, slot, CP_SLOT_CLAIMED)
+                connections.append(self.slots.conns[slot])
+                self.numbers.append(slot)
+                slot = CP_SLOT_NONE
+        except BaseException:  # memory has run out
+            if slot != CP_SLOT_NONE:
+                self.slots.give_back(slot, self.slots.conns[slot])
+            self.__exit__()
+            raise
 
     def __exit__(self, *_):
         if not self.slots.fifo:  # the newest was taken first
@@ -52,7 +59,6 @@ cdef class Claim:
         for slot in self.numbers:
             self.slots.give_back(slot, self.slots.conns[slot])
         self.numbers = []
-        self.pool.claims -= 1
 
 
 # Functions of redis-py that compiled code may stand in for, set by cpool.pool.
@@ -97,9 +103,7 @@ cdef class PoolBase:
         cdef bint forked = self.fork_generation != cp_fork_generation()
         self.slots = Slots(min(max_connections, 0x7FFFFFFF), fifo)
         self.fork_generation = cp_fork_generation()
-        if forked:
-            self.claims = 0  # whoever had claimed is not in this process
-        else:
+        if not forked:
             before.end_waiting()
 
     cdef int check_fork(self) except -1:
@@ -118,6 +122,10 @@ cdef class PoolBase:
             return False
         instance = self.providers["_observability_instance"]
         return instance is None or instance._provider_manager is None
+
+    def _is_measured(self):
+        """Whether anybody collects redis-py's metrics."""
+        return not self.metrics_off()
 
     cdef bint only_default_listener(self) except -1:
         """Whether a return has no listener but redis-py's own, which re-authenticates."""
@@ -202,7 +210,7 @@ cdef class PoolBase:
             if slot == CP_SLOT_NONE:
                 raise self._timed_out()
             return slot
-        if self.claims:
+        if slots.count(CP_SLOT_CLAIMED):
             with self._lock:  # idle ones are being closed: they come back in a moment
                 slot = slots.take()
         if slot == CP_SLOT_NONE:
@@ -218,7 +226,7 @@ cdef class PoolBase:
             slots.adopt(slot, connection)
             self._open(connection)
         except BaseException:
-            if connection is None:
+            if connection is None or slots.number_of(connection) == CP_SLOT_NONE:
                 slots.vacate(slot)
             else:  # it stays, not connected, as redis-py's does
                 cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
@@ -308,7 +316,8 @@ cdef class PoolBase:
         self.slots.discarded += 1
 
     def _claim_idle(self):
-        """A context manager: idle connections, none of which is lent meanwhile."""
+        """A context manager: idle connections, none of which is lent meanwhile, and those
+        that are lent already."""
         return Claim(self)
 
     def _idle(self):
@@ -340,7 +349,7 @@ cdef class PoolBase:
             cp_slots_at(&self.slots.cells, slot).generation = self.slots.generation - 1
 
     def _next_generation(self):
-        """Close every connection at its next checkout or return, in O(1)."""
+        """Close every connection at its next checkout, in O(1)."""
         self.slots.generation += 1
 
     def _stats(self):

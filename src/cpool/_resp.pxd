@@ -77,6 +77,7 @@ cdef class Outbox:
     cdef int room           # how many there is room for
     cdef list held          # memoryviews that keep the segments' memory alive
     cdef size_t name_off    # in buf: the header of the last command's name
+    cdef bint writing       # a command is being written: nobody may take it away
 
     cdef bint is_empty(self) noexcept
     cdef int add_segment(self, object data) except -1
@@ -90,8 +91,8 @@ cdef class Packer:
     cdef bint utf8          # str goes out as strict UTF-8, without asking it
     cdef bint split_large   # leave large arguments where they are
 
+    cdef tuple plain(self, tuple args)
     cdef int append(self, Outbox out, tuple args) except -1
-    cdef tuple without_odd(self, tuple args)
     cdef bint is_plain(self, object arg) except -1
     cdef list words_of(self, object name)
     cdef list name_of(self, tuple args)
@@ -124,6 +125,7 @@ cdef class Reader:
     cdef object take(self, bint decode)
     cdef int begin_big(self) except -1
     cdef int grow_big(self) except -1
+    cdef bint big_has_ended(self) noexcept
     cdef object take_big(self, bint decode)
     cdef object text(self, const char *p, Py_ssize_t n)
     cdef object build(self, const char **at, bint decode)

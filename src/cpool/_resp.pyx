@@ -86,6 +86,8 @@ cdef class Outbox:
     cdef int add_segment(self, object data) except -1:
         """Let a bytes-like object's own memory go out next. No copy is made."""
         cdef object view = memoryview(data)
+        if not view.c_contiguous:
+            raise BufferError("memoryview: underlying buffer is not C-contiguous")
         cdef Segment *grown
         cdef int room
         if self.count == self.room:
@@ -172,32 +174,7 @@ cdef class Packer:
         self.utf8 = utf8
         self.split_large = split_large
 
-    cdef int append(self, Outbox out, tuple args) except -1:
-        """Write one command. On an error nothing of it stays in the outbox."""
-        cdef size_t mark = out.buf.len
-        cdef int segments = out.count
-        cdef Py_ssize_t i, n = len(args)
-        cdef list words = None
-        cdef object name
-        cdef char *start
-        if n == 0:
-            raise IndexError("tuple index out of range")
-        name = args[0]
-        args = self.without_odd(args)
-        try:
-            words = self.words_of(name)
-            start = room_for(&out.buf, CP_HEADER_MAX)
-            cp_buf_commit(&out.buf, <size_t>(cp_put_header(
-                start, c"*", <uint64_t>(n if words is None else n - 1 + len(words))) - start))
-            self.append_name(out, name, words)
-            for i in range(1, n):
-                self.append_arg(out, args[i])
-        except BaseException:
-            out.truncate(mark, segments)
-            raise
-        return 0
-
-    cdef tuple without_odd(self, tuple args):
+    cdef tuple plain(self, tuple args):
         """The arguments with those encoded already that need Python code for it: it may
         let another thread run, which must not find a command half written."""
         cdef Py_ssize_t i
@@ -208,6 +185,33 @@ cdef class Packer:
                     for arg in args[1:]
                 ])
         return args
+
+    cdef int append(self, Outbox out, tuple args) except -1:
+        """Write one command. On an error nothing of it stays in the outbox."""
+        cdef size_t mark = out.buf.len
+        cdef int segments = out.count
+        cdef Py_ssize_t i, n = len(args)
+        cdef list words = None
+        cdef char *start
+        if n == 0:
+            raise IndexError("tuple index out of range")
+        if out.writing:
+            raise_in_use_elsewhere()
+        out.writing = True
+        try:
+            words = self.words_of(args[0])
+            start = room_for(&out.buf, CP_HEADER_MAX)
+            cp_buf_commit(&out.buf, <size_t>(cp_put_header(
+                start, c"*", <uint64_t>(n if words is None else n - 1 + len(words))) - start))
+            self.append_name(out, args[0], words)
+            for i in range(1, n):
+                self.append_arg(out, args[i])
+        except BaseException:
+            out.truncate(mark, segments)
+            raise
+        finally:
+            out.writing = False
+        return 0
 
     cdef bint is_plain(self, object arg) except -1:
         """Whether append_arg() can write it without any Python code."""
@@ -357,6 +361,8 @@ cdef class Packer:
             return self.append_arg(out, arg)
         if self.encode is not None:
             encoded = self.encode(arg)
+        if PyMemoryView_Check(encoded) and not encoded.c_contiguous:
+            encoded = bytes(encoded)
         size = encoded.nbytes if PyMemoryView_Check(encoded) else len(encoded)
         if size <= CHUNK_BYTES and not PyMemoryView_Check(encoded):
             return self.append_arg(out, encoded)
@@ -529,11 +535,15 @@ cdef class Reader:
         Py_XDECREF(grown)
         return 0
 
-    cdef object take_big(self, bint decode):
-        """The large string, whose CR LF is at the head of the buffer."""
-        cdef object big = self.big
+    cdef bint big_has_ended(self) noexcept:
+        """Whether CR LF is at the head of the buffer, behind the large string."""
         cdef const char *end = cp_buf_head(&self.buf)
-        cdef bint whole = end[0] == c"\r" and end[1] == c"\n"
+        return end[0] == c"\r" and end[1] == c"\n"
+
+    cdef object take_big(self, bint decode):
+        """The large string, once all of it is there."""
+        cdef object big = self.big
+        cdef bint whole = self.big_has_ended()
         self.big = None
         self.big_got = 0
         self.is_push = False
@@ -635,6 +645,12 @@ cdef class Reader:
             key = self.build(at, decode)
             values[key] = self.build(at, decode)
         return values
+
+
+cdef int raise_in_use_elsewhere() except -1:
+    from cpool.errors import in_use_elsewhere
+
+    raise in_use_elsewhere()
 
 
 cdef int raise_bad_number(char type) except -1:

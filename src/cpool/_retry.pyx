@@ -118,10 +118,13 @@ cdef object held(ConnBase connection, object do):
         if s is not None and not s.out.is_empty():
             connection.flush_or_close(s)
         return result
-    except BaseException:
+    except Exception:
         s = connection.session
         if s is not None and not s.out.is_empty():
-            connection.flush_or_close(s)
+            connection.flush_or_close(s)  # its error is the one redis-py would have met
+        raise
+    except BaseException:
+        connection.send_held(connection.session)  # an interrupt must not be lost to it
         raise
     finally:
         connection.holder = 0

@@ -40,13 +40,14 @@ cdef class Session:
     cdef Py_ssize_t owed    # the ledger: replies to come for what was sent or held
     cdef Outbox spare       # an empty one, for the next detach()
     cdef bint reading       # a thread is inside a read: the reader is its own
+    cdef bint taken         # the last read has consumed a reply, whatever came of it
     cdef int users          # threads inside a verb: they need the descriptor
     cdef bint closed        # nobody is to enter any more
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
 
-    cdef int note(self, Outbox out) except -1
+    cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
     cdef Outbox detach(self)
     cdef int sent(self, Outbox out) except -1

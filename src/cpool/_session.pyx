@@ -87,15 +87,22 @@ cdef class Session:
         """How much memory the receive buffer holds."""
         return self.reader.buf.cap
 
-    cdef int note(self, Outbox out) except -1:
-        """Enter the command that was just encoded into the ledger."""
+    cdef int enter(self, tuple args) except -1:
+        """Encode a command into the outbox, and what it is into the ledger."""
+        cdef Outbox out
+        args = self.packer.plain(args)
+        out = self.out  # not before: Python code may have let another thread send it
+        self.packer.append(out, args)
         return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
 
     cdef int note_request(self, const char *data, size_t size) except -1:
         """`data` begins at the header of the command's name."""
         cdef size_t name_len = 0, second_len = 0
-        cdef const char *name = header(data, &name_len)
+        cdef const char *name
         cdef const char *second = NULL
+        if size == 0:
+            return 0  # a name of no words: no server answers that
+        name = header(data, &name_len)
         self.owed += 1
         if self.flags == 0 and name_len < 4:
             return 0
@@ -110,6 +117,8 @@ cdef class Session:
         """Take what is to be sent, so that another thread's commands find an outbox of
         their own while it goes out without the GIL."""
         cdef Outbox out = self.out
+        if out.writing:  # by a thread that the garbage collector has made a pause
+            raise in_use_elsewhere()
         self.out = Outbox() if self.spare is None else self.spare
         self.spare = None
         self.begun = True
@@ -224,7 +233,11 @@ cdef class Session:
         while reader.big_got < reader.big_len or cp_buf_size(&reader.buf) < 2:
             room = <size_t>len(reader.big) - reader.big_got
             if room == 0 and reader.big_got < reader.big_len:
-                reader.grow_big()
+                try:
+                    reader.grow_big()
+                except MemoryError:
+                    self.broken = True  # the rest of it would be taken for replies
+                    raise
                 room = <size_t>len(reader.big) - reader.big_got
             if cp_buf_reserve(&reader.buf, RECV_ROOM_BYTES) != CP_OK:
                 raise MemoryError()
@@ -266,6 +279,7 @@ cdef class Session:
         if self.reading:
             raise in_use_elsewhere()
         self.reading = True
+        self.taken = False
         self.users += 1
         sending.count = 0
         sending.many = NULL
@@ -295,8 +309,12 @@ cdef class Session:
                 if reader.big is None:
                     reader.begin_big()
                 self.fill_big(p)
+                if not reader.big_has_ended():
+                    self.broken = True
+                self.taken = True
                 return reader.take_big(decode)
             if st == CP_E_PROTO:
+                self.broken = True  # what follows is in step with nothing
                 raise_protocol_error(reader, st)
             if st == CP_E_INTR:
                 PyErr_CheckSignals()
@@ -310,6 +328,7 @@ cdef class Session:
                     out = None
             else:
                 st = self.pump_by_method(p)
+        self.taken = True
         return reader.take(decode)
 
     cdef int send_first(self, Sending *sending, Outbox out) except -1:
@@ -404,10 +423,16 @@ cdef const char *header(const char *p, size_t *size) noexcept:
 
 cdef bint can_read(Session s, cp_patience *p) except -1:
     """Whether something can be read within the patience; a closed stream raises."""
+    cdef bint by_method = not s.wire.by_fd
+    if s.reading:
+        return False  # another thread reads: what comes is its own
     s.users += 1
+    s.reading = by_method  # some sockets can't be asked without reading
     try:
-        return can_read_fd(s, p) if s.wire.by_fd else can_read_by_method(s, p)
+        return can_read_by_method(s, p) if by_method else can_read_fd(s, p)
     finally:
+        if by_method:
+            s.reading = False
         s.leave()
 
 

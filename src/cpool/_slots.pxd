@@ -37,7 +37,6 @@ cdef extern from "cp_idle.h" nogil:
     ctypedef struct cp_idle:
         pass
     void cp_idle_init(cp_idle *list)
-    bint cp_idle_is_empty(const cp_idle *list)
     void cp_idle_push_mpmc(cp_idle *list, cp_slots *slots, uint32_t slot)
     uint32_t cp_idle_pop_mpmc(cp_idle *list, const cp_slots *slots)
     uint32_t cp_idle_first(const cp_idle *list)
@@ -98,7 +97,7 @@ cdef class Slots:
 
     cdef uint32_t take_idle(self) noexcept
     cdef uint32_t take_empty(self) noexcept
-    cdef bint is_above_limit(self) noexcept
+    cdef uint32_t held(self) noexcept
     cdef uint32_t take(self) noexcept
     cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0
     cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0

@@ -56,6 +56,7 @@ cdef class Slots:
 
     def __dealloc__(self):
         self.home.slots = NULL
+        cp_waitq_destroy(&self.waiters)
         cp_slots_free(&self.cells)
 
     cdef uint32_t take_idle(self) noexcept:
@@ -72,8 +73,8 @@ cdef class Slots:
     cdef uint32_t take_empty(self) noexcept:
         """A slot without a connection, now OPENING and the caller's, or CP_SLOT_NONE."""
         cdef uint32_t slot
-        if self.cells.max < cp_slots_used(&self.cells) and self.is_above_limit():
-            return CP_SLOT_NONE
+        if self.cells.max < cp_slots_used(&self.cells) and self.held() >= self.cells.max:
+            return CP_SLOT_NONE  # a limit that was lowered
         slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
         if slot == CP_SLOT_NONE:
             slot = cp_slots_grow_mpmc(&self.cells)
@@ -81,10 +82,9 @@ cdef class Slots:
             cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
         return slot
 
-    cdef bint is_above_limit(self) noexcept:
-        """Whether a limit that was lowered allows no further connection."""
-        cdef uint32_t held = cp_slots_used(&self.cells) - self.count(CP_SLOT_EMPTY)
-        return held >= self.cells.max
+    cdef uint32_t held(self) noexcept:
+        """How many slots have a connection, or are about to."""
+        return cp_slots_used(&self.cells) - self.count(CP_SLOT_EMPTY)
 
     cdef uint32_t take(self) noexcept:
         """A slot without waiting, unless somebody has waited too long already."""
@@ -163,15 +163,18 @@ cdef class Slots:
     cdef int adopt(self, uint32_t slot, object connection) except -1:
         """Put a new connection into a slot its caller owns."""
         cdef Reclaim reclaim = Reclaim.__new__(Reclaim)
+        cdef object ref
+        while <uint32_t>len(self.conns) <= slot:
+            self.conns.append(None)
         while <uint32_t>len(self.refs) <= slot:
             self.refs.append(None)
-            self.conns.append(None)
         reclaim.home = self.home
         reclaim.slot = slot
         if isinstance(connection, ConnBase):
+            ref = weakref.ref(connection, reclaim)
+            self.refs[slot] = ref  # from here on nothing can fail
             (<ConnBase>connection).home = self.home
             (<ConnBase>connection).slot = slot
-            self.refs[slot] = weakref.ref(connection, reclaim)
         else:  # a foreign class is held as redis-py holds it
             self.numbers[id(connection)] = slot
             self.conns[slot] = connection
@@ -238,6 +241,10 @@ cdef class Slots:
         once: dialling takes its time anyway), else to the list of its kind."""
         cdef void *parker = NULL
         cdef bint empty = cp_slots_state(&self.cells, slot) == CP_SLOT_OPENING
+        if empty and self.held() > self.cells.max:  # a limit that was lowered
+            cp_slots_set_state(&self.cells, slot, CP_SLOT_EMPTY)
+            cp_idle_push_mpmc(&self.empty, &self.cells, slot)
+            return 0
         if cp_waitq_count(&self.waiters) and (empty or not cp_waitq_may_barge(&self.waiters)):
             if cp_waitq_deliver(&self.waiters, slot, &parker):
                 unpark(parker)

@@ -113,15 +113,20 @@ cdef class Wire:
     cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1:
         cdef object view
         cdef bytes data
+        cdef Py_ssize_t got
         if hasattr(self.sock, "recv_into"):
             view = PyMemoryView_FromMemory(to, <Py_ssize_t>room, PyBUF_WRITE)
             try:
-                return self.sock.recv_into(view)
+                got = self.sock.recv_into(view)
             finally:
                 view.release()
+            check_got(got, room)
+            return got
         data = self.sock.recv(room)
-        memcpy(to, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-        return PyBytes_GET_SIZE(data)
+        got = PyBytes_GET_SIZE(data)
+        check_got(got, room)
+        memcpy(to, PyBytes_AS_STRING(data), <size_t>got)
+        return got
 
     cdef bint readable_by_method(self) except -1:
         """Whether recv() would find something (bytes, or the end) at this moment.
@@ -140,6 +145,13 @@ cdef class Wire:
             return True
         raw.fd = number
         return cp_wire_wait(&raw, &none_left, &err) != CP_E_RTIMEOUT
+
+
+cdef int check_got(Py_ssize_t got, size_t room) except -1:
+    """A socket of somebody's making may claim or give more than it was asked for."""
+    if got < 0 or <size_t>got > room:
+        raise OSError(f"the socket gave {got} bytes where {room} were asked for")
+    return 0
 
 
 cdef object from_status(int status, int err):

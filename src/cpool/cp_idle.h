@@ -28,13 +28,7 @@ cp_idle_init(cp_idle *list)
     atomic_init(&list->head, (uint64_t)CP_SLOT_NONE);
 }
 
-static inline int
-cp_idle_is_empty(const cp_idle *list)
-{
-    /* seq_cst: pairs with the counter of waiters, see cp_waitq.h */
-    return (uint32_t)atomic_load(&list->head) == CP_SLOT_NONE;
-}
-
+/* The swap is seq_cst: it pairs with the counter of waiters, see cp_waitq.h. */
 static inline void
 cp_idle_push_mpmc(cp_idle *list, cp_slots *slots, uint32_t slot)
 {

@@ -5,8 +5,8 @@
  * allow 2**31 connections; page k holds twice as many as page k-1, so the page
  * directory has a fixed size and a reader needs no lock to find a cell.
  *
- *   EMPTY -> OPENING -> IDLE <-> BUSY -> RETURNING -> IDLE, or EMPTY
- *                       IDLE <-> CLAIMED
+ *   EMPTY -> OPENING -> BUSY -> RETURNING -> IDLE, or EMPTY
+ *   IDLE -> BUSY, IDLE <-> CLAIMED
  *
  * Whoever wins the change of state owns the slot until the next change.
  */

@@ -44,6 +44,9 @@ cp_wire__set_rcvtimeo(cp_wire *w, int64_t idle_ns)
     }
     int rc = setsockopt(w->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
     w->rcvtimeo_ns = rc == 0 ? idle_ns : -1;
+    /* Our own sends never block; those of Python's socket, which believes that
+     * the descriptor is non-blocking, must not do so for ever. */
+    (void)setsockopt(w->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
 }
 
 void

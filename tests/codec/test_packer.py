@@ -276,3 +276,13 @@ def test_the_function_refuses_what_needs_one(value: Any) -> None:
     with pytest.raises((TypeError, UnicodeEncodeError)):
         pack_command(("SET", "key", value))
     assert pack_command(("PING",)) == b"*1\r\n$4\r\nPING\r\n"
+
+
+@pytest.mark.parametrize("step", [-1, 2, -3])
+@pytest.mark.parametrize("size", [10, 7000, 40_000])
+def test_views_that_are_not_in_one_piece_go_out_as_they_read(step: int, size: int) -> None:
+    view = memoryview(bytes(range(256)) * (size // 32))[::step][:size]
+    body = bytes(view)
+    wanted = b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(body), body)
+    assert b"".join(Packer().pack("GET", view)) == wanted
+    assert b"".join(Packer().pack_many([("GET", view)])[0]) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -199,3 +200,50 @@ def test_a_command_that_wants_no_check_makes_none(server: FakeServer) -> None:
         conn.read_response()
         assert commands(server)[before:] == ["GET", "GET"]
         conn.disconnect()
+
+
+class Traced(cpool.Connection):
+    """A connection whose sends somebody watches."""
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Pass it on."""
+        super().send_packed_command(command, check_health)
+
+
+@pytest.mark.parametrize("connection_class", [cpool.Connection, Traced])
+def test_a_command_is_owed_by_the_connection_it_was_sent_on(
+    server: FakeServer, connection_class: Any
+) -> None:
+    """Not by the one before, which the health check has found dead."""
+    retry = Retry(NoBackoff(), 2)
+    pool = pool_of(cpool, server, connection_class=connection_class, retry=retry)
+    conn = make_due(pool)
+    conn = pool.get_connection()
+    before = conn._session
+    conn._sock.shutdown(socket.SHUT_RDWR)
+    conn.send_command("ECHO", "nobody reads it")
+    assert conn._session is not before
+    assert conn._session.owed == 1
+    pool.release(conn)
+    assert pool.stats().discarded == 1
+    pool.disconnect()
+
+
+def test_a_command_is_encoded_once_while_no_check_is_due(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    original = redis.connection.Encoder.encode
+
+    def counted(self: Any, value: Any) -> Any:
+        encoded.append(value)
+        return original(self, value)
+
+    monkeypatch.setattr(redis.connection.Encoder, "encode", counted)
+    conn = cpool.Connection(host=server.host, port=server.port, health_check_interval=INTERVAL_S)
+    conn.connect()
+    conn.next_health_check = time.monotonic() + INTERVAL_S
+    encoded.clear()
+    conn.send_command("ECHO", 1.5)
+    assert encoded == [1.5]
+    conn.disconnect()

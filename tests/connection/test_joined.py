@@ -7,6 +7,7 @@ called, and once.
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -340,3 +341,19 @@ def test_the_retry_outlives_its_connection(wire: Wire) -> None:
     del link
     wire.forget()
     assert retry.call_with_retry(lambda: 5, lambda _: None) == 5
+
+
+def test_an_interrupt_is_not_lost_to_a_send_that_fails(link: Link) -> None:
+    calls = []
+
+    def do() -> None:
+        calls.append(1)
+        link.sock.shutdown(socket.SHUT_RDWR)
+        link.conn.send_command("PING")
+        raise KeyboardInterrupt
+
+    link.conn.retry = Retry(NoBackoff(), 3)
+    with pytest.raises(KeyboardInterrupt):
+        within_retry(link, do)
+    assert len(calls) == 1
+    assert not link.conn._session.clean

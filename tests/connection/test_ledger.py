@@ -385,3 +385,30 @@ def test_the_ledger_is_kept_for_every_kind_of_socket(
         pool.release(conn)
         assert conn._sock is None
         assert redis.Redis(connection_pool=pool).echo("mine") == b"mine"
+
+
+@pytest.mark.parametrize("name", ["", "  ", b" "])
+def test_a_command_of_no_words_is_owed_no_reply(pool: Any, name: Any) -> None:
+    """A server takes no notice of it."""
+    conn = pool.get_connection()
+    conn.send_command(name)
+    assert conn._session.owed == 0
+    conn.send_command("ECHO", "x")
+    assert conn.read_response() == b"x"
+    pool.release(conn)
+
+
+def test_a_reply_that_could_not_be_decoded_is_owed_no_more(redis_server: EmbeddedServer) -> None:
+    conn = Connection(
+        host=redis_server.host, port=redis_server.port, decode_responses=True, protocol=3
+    )
+    conn.connect()
+    for command in (["ECHO", b"\xff"], ["EVAL", "return {1, ARGV[1]}", 0, b"\xff"]):
+        conn.send_command(*command)
+        with pytest.raises(UnicodeDecodeError):
+            conn.read_response(disconnect_on_error=False)
+        assert conn._session.owed == 0
+        conn.send_command("ECHO", "next")
+        assert conn.read_response() == "next"
+    assert conn._session.clean
+    conn.disconnect()

@@ -447,3 +447,23 @@ def test_deprecated_arguments_are_warned_of_in_the_same_words(
         for impl in (CPOOL, REDIS_PY)
     )
     assert ours == theirs
+
+
+def test_a_connection_returned_while_all_are_closed_is_closed_too(
+    impl: Implementation, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(impl.ConnectionPool)
+    with all_lent(pool, 2) as (idle, lent):
+        pool.release(idle)
+        returned = []
+        disconnect = idle.disconnect
+
+        def meanwhile(*args: Any) -> None:
+            returned.append(Task(pool.release, lent))
+            returned[0].join(0.05)  # redis-py's release waits for the lock that is held
+            disconnect(*args)
+
+        monkeypatch.setattr(idle, "disconnect", meanwhile)
+        pool.disconnect()
+        returned[0].result()
+        assert lent._sock is None

@@ -174,3 +174,53 @@ def test_a_mock_that_is_dialled_says_what_it_was_told(fd_wire: Wire) -> None:
     assert conn.read_response() == 1
     sent = b"".join(call.args[0] for call in sock.sendall.mock_calls)
     assert sent == request(b"PING") + request(b"INCR", b"n")
+
+
+class Generous:
+    """A socket that gives, or says it gave, more than it was asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def recv(self, _: int) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+    def sendall(self, _: bytes) -> None:
+        """Take it."""
+
+    def settimeout(self, _: float | None) -> None:
+        """Never wait."""
+
+    def shutdown(self, _: int) -> None:
+        """Go on."""
+
+    def close(self) -> None:
+        """Go on."""
+
+
+class Boastful(Generous):
+    def recv_into(self, view: memoryview) -> int:
+        return len(view) + 1
+
+
+class Confused(Generous):
+    def recv_into(self, _: memoryview) -> int:
+        return -2
+
+
+@pytest.mark.parametrize("kind", [Generous, Boastful, Confused])
+def test_a_socket_that_gives_more_than_asked_for_overruns_nothing(kind: type[Generous]) -> None:
+    class Connection(cpool.Connection):
+        def _connect(self) -> Any:
+            return kind(b"$400000\r\n" + b"x" * 400_000 + b"\r\n")
+
+        def on_connect_check_health(self, check_health: bool = True) -> None:
+            self._parser.on_connect(self)
+
+    conn = Connection()
+    conn.connect()
+    conn.send_command("GET", "key")
+    with pytest.raises(ConnectionError, match="were asked for"):
+        conn.read_response()
+    assert not is_connected(conn)

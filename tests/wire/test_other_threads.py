@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import redis
 from redis.exceptions import ConnectionError
 
 from tests.wire.conftest import make_wire
@@ -303,3 +305,47 @@ def test_two_threads_that_read_from_one_connection_get_no_garbage(wire: Wire) ->
     assert replies
     assert set(replies) <= {b"x" * 1000, b"y" * 1000}
     assert len(set(replies)) == len(replies)
+
+
+# Two threads on one connection: redis-py's PubSub pings beside a subscribe()
+
+
+def test_a_command_whose_encoding_lets_another_thread_send_is_not_lost(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, may_go_on = threading.Event(), threading.Event()
+    original = redis.connection.Encoder.encode
+
+    def slow(self: Any, value: Any) -> Any:
+        if value == 1.5:
+            encoding.set()
+            may_go_on.wait()
+        return original(self, value)
+
+    monkeypatch.setattr(redis.connection.Encoder, "encode", slow)
+    link = wire.connect()
+    echo = Task(link.conn.send_command, "ECHO", 1.5)
+    encoding.wait()
+    link.conn.send_command("PING")
+    may_go_on.set()
+    echo.result()
+    wanted = request(b"PING") + request(b"ECHO", b"1.5")
+    assert link.receive(len(wanted)) == wanted
+    assert link.conn._session.owed == 2
+
+
+def test_a_connection_that_is_asked_by_reading_has_one_reader(wire: Wire) -> None:
+    """Some sockets can't be asked whether something can be read without reading it."""
+    link = wire.connect()
+    asking = Task(link.conn.can_read, None)
+    asking.wait_blocked()
+    if link.conn._session.uses_fd:
+        link.send(b"+OK\r\n")
+        assert link.conn.read_response() == b"OK"
+        link.send(b"+OK\r\n")
+    else:
+        with pytest.raises(ConnectionError, match="Another thread"):
+            link.conn.read_response(disconnect_on_error=False)
+        link.send(b"+OK\r\n")
+    assert asking.result() is True
+    assert link.conn.read_response() == b"OK"

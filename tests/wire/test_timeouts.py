@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError, TimeoutError
 
 from tests.wire.peer import HAS_MAINTENANCE, Link, Task, Wire, bulk, is_connected, wait_for
@@ -226,3 +227,22 @@ def test_a_relaxed_timeout_outlives_the_one_that_was_asked_for(wire: Wire) -> No
     time.sleep(8 * SHORT_S)
     link.send(b"+late\r\n")
     assert reading.result() == b"late"
+
+
+def test_sends_by_pythons_socket_end_with_the_timeout_too(
+    fd_wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody watches the sends, so redis-py's own method makes them, on a descriptor that
+    Python's socket takes for non-blocking."""
+    original = AbstractConnection.send_packed_command
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", watched)
+    link = fd_wire.connect(socket_timeout=SHORT_S)
+    assert link.conn._session.uses_fd
+    sending = Task(link.conn.send_command, "SET", "key", bytes(LARGE_BYTES))
+    with pytest.raises(TimeoutError, match="^Timeout writing to socket$"):
+        sending.result()
+    assert not is_connected(link.conn)
