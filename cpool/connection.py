@@ -226,7 +226,8 @@ class _ConnectionMixin(_conn.ConnBase):
     def _dial_again(self) -> None:
         sock, self._sock = self._sock, None
         self._parser.on_disconnect()
-        sock.close()
+        if sock is not None:  # another thread may have closed it
+            sock.close()
         try:
             self._sock = self._connect()
         except TimeoutError:

@@ -494,7 +494,12 @@ cdef class ConnBase:
             command = list(command)
         if self.session is not None and not isinstance(command, str):
             note_packed(self.session, command)
-        return super(ConnBase, self).send_packed_command(command, check_health=False)
+        try:
+            return super(ConnBase, self).send_packed_command(command, check_health=False)
+        except AttributeError:
+            if self.sock is not None:
+                raise
+            raise from_status(CP_E_EOF, 0) from None  # closed by another thread meanwhile
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""

@@ -480,10 +480,13 @@ cdef Session begin_session(object connection, object make_error):
     from cpool import errors
 
     cdef object encoder = connection.encoder
+    cdef object sock = connection._sock
+    if sock is None:
+        raise from_status(CP_E_EOF, 0)  # closed by another thread since it was dialled
     encoding = encoder.encoding if encoder.decode_responses else None
     reader = Reader(make_error, encoding, encoder.encoding_errors, errors.FATAL,
                     connection.max_nesting_depth, connection.max_bulk_bytes)
-    return Session(Wire(connection._sock), reader, packer_of(encoder, True))
+    return Session(Wire(sock), reader, packer_of(encoder, True))
 
 
 def packer_of(encoder, bint split_large=False):

@@ -15,7 +15,7 @@ import redis
 from tests.identity.workload import Injected, Workload
 from tests.support.faultproxy import FaultProxy
 
-LATE_S = 0.03
+STUCK_S = 1.0
 INVALIDATE = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
 
 
@@ -28,6 +28,7 @@ class Faults:
         self.workload = workload
         self.chance = random.Random(seed)
         self.struck = 0
+        self.timeout_s = workload.client.connection_pool.connection_kwargs["socket_timeout"]
 
     def reset(self) -> None:
         """Reset all connections (RST)."""
@@ -49,7 +50,7 @@ class Faults:
     def delay(self) -> None:
         """Let replies come after their readers have given up."""
         self.proxy.replies.stall(after_bytes=self.chance.randrange(100))
-        time.sleep(LATE_S)
+        time.sleep(self.timeout_s * 1.5)
         self.proxy.replies.release()
 
     def push(self) -> None:
@@ -74,10 +75,23 @@ class Faults:
         """Replace all connections."""
         self.workload.client.connection_pool.drain()
 
+    def be_patient(self) -> None:
+        """Let readers wait for twice as long: on this machine hardly a reply is in time."""
+        self.timeout_s *= 2
+        be_patient(self.workload.client.connection_pool, self.timeout_s)
+
     def strike(self, *kinds: str) -> None:
         """Do one of these."""
         getattr(self, self.chance.choice(kinds))()
         self.struck += 1
+
+
+def be_patient(pool: Any, timeout_s: float) -> None:
+    """Give all connections, old and new, another timeout."""
+    pool.connection_kwargs["socket_timeout"] = timeout_s
+    for conn in [*pool._available_connections, *pool._in_use_connections]:
+        conn.socket_timeout = timeout_s
+    pool.disconnect()
 
 
 def throw_into(thread: threading.Thread, error: type[BaseException]) -> None:
@@ -99,10 +113,17 @@ def strike_until(
     give_up_s = time.monotonic() + bound_s
     while not enough():
         faults.strike(*kinds)
-        goal = tally.right + faults.chance.randrange(30)
+        right, moved_s = tally.right, time.monotonic()
+        goal = right + faults.chance.randrange(30)
         while tally.right < goal and not enough():
-            if time.monotonic() > give_up_s:
+            now_s = time.monotonic()
+            if now_s > give_up_s:
                 raise TimeoutError(f"not enough in {bound_s} s: {tally}")
+            if tally.right > right:
+                right, moved_s = tally.right, now_s
+            elif now_s > moved_s + STUCK_S:
+                faults.be_patient()
+                moved_s = now_s
             time.sleep(0.001)
 
 

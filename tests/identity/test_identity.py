@@ -23,7 +23,7 @@ import redis
 
 import cpool
 from cpool.tools.servers import EmbeddedServer
-from tests.identity.faults import Faults, enough_of, strike_until
+from tests.identity.faults import Faults, be_patient, enough_of, strike_until
 from tests.identity.workload import (
     BOUND_S,
     Injected,
@@ -97,18 +97,10 @@ def run(
         calm(proxy)
     assert workload.tally.foreign == []
     gc.collect()
-    be_patient(client.connection_pool)
+    be_patient(client.connection_pool, BOUND_S)
     check_slots(client.connection_pool)
     client.connection_pool.disconnect()
     return workload
-
-
-def be_patient(pool: Any) -> None:
-    """Let all connections, old and new, wait as long as a loaded machine needs."""
-    pool.connection_kwargs["socket_timeout"] = BOUND_S
-    for conn in pool._available_connections:
-        conn.socket_timeout = BOUND_S
-    pool.disconnect()
 
 
 def calm(proxy: FaultProxy) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import redis
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError
 
 from tests.wire.conftest import make_wire
@@ -96,7 +98,7 @@ def test_a_disconnected_connection_can_be_used_again(wire: Wire) -> None:
 # The number of a descriptor that is being read from must not become another file's
 
 
-@contextmanager
+@contextlib.contextmanager
 def many_open_files() -> Iterator[set[int]]:
     """Open files until every number that is free has been taken."""
     fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]
@@ -349,3 +351,44 @@ def test_a_connection_that_is_asked_by_reading_has_one_reader(wire: Wire) -> Non
         link.send(b"+OK\r\n")
     assert asking.result() is True
     assert link.conn.read_response() == b"OK"
+
+
+def test_a_disconnect_amid_what_redis_py_sends_is_a_connection_error(
+    fd_wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own method finds no socket any more where it goes on sending."""
+    original, sendall = AbstractConnection.send_packed_command, socket.socket.sendall
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    def disconnected_after(self: socket.socket, data: bytes) -> None:
+        sendall(self, data)
+        if self is link.sock:
+            link.conn.disconnect()
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", watched)
+    link = fd_wire.connect()
+    monkeypatch.setattr(socket.socket, "sendall", disconnected_after)
+    with pytest.raises(ConnectionError):
+        link.conn.send_packed_command([b"*1\r\n", b"$4\r\nPING\r\n"])
+    assert not is_connected(link.conn)
+
+
+def test_a_disconnect_between_dialling_and_the_handshake_is_a_connection_error(
+    wire: Wire,
+) -> None:
+    conn = wire.connection()
+    shake_hands = conn.on_connect_check_health
+
+    def disconnected_before(*args: Any, **kwargs: Any) -> None:
+        conn.disconnect()
+        shake_hands(*args, **kwargs)
+
+    conn.on_connect_check_health = disconnected_before
+    accepted = Task(wire.accept)
+    with pytest.raises(ConnectionError):
+        conn.connect()
+    with contextlib.suppress(OSError):  # under TLS the client may have gone
+        accepted.result()
+    assert not is_connected(conn)
