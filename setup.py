@@ -28,10 +28,12 @@ MODULES = {
     "_resp": ["cp_buf.c", "cp_resp.c"],
     "_wire": ["cp_wire.c"],
     "_session": ["cp_buf.c", "cp_resp.c", "cp_wire.c"],
+    "_gates": [],
     "_conn": [],
     "_retry": [],
     "_slots": ["cp_waitq.c"],
     "_pool": ["cp_fork.c"],
+    "_client": [],
 }
 
 

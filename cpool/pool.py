@@ -32,11 +32,8 @@ _Pool = TypeVar("_Pool", bound="ConnectionPool")
 _redis_pool = redis.connection.ConnectionPool
 
 _pool.set_originals(
-    {
-        "make_connection": frozenset({_pool.PoolBase.make_connection}),
-        "owns_connection": frozenset({original(_redis_pool, "owns_connection")}),
-        "listeners": frozenset({ReAuthConnectionListener}),
-    }
+    {"owns_connection": frozenset({original(_redis_pool, "owns_connection")})},
+    ReAuthConnectionListener,
 )
 
 

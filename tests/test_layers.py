@@ -67,12 +67,13 @@ LAYERS = [
         3,
         "connection",
         "session",
-        "_session _conn _retry",
+        "_session _gates _conn _retry",
         f"{PLAIN_C} strings.h",
         "weakref time copy",
     ),
     layer(4, "queue", "slots idle waitq", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
     layer(5, "pool", "", "_slots _pool", PLAIN_C, "threading weakref"),
+    layer(6, "hot path", "", "_client", PLAIN_C, ""),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
     name: row for row in LAYERS for name in row.cython

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from cpool._gates cimport cp_gate
 from cpool._session cimport Session
 
 
@@ -38,8 +39,7 @@ cdef class ConnBase:
     cdef list script                # handshake: the requests that were predicted
     cdef Py_ssize_t script_at       # handshake: how many of them have been asked for
     cdef bint rehearsing            # handshake: nothing is sent, requests are noted
-    cdef uint32_t gate_tag          # the type's version when gate_flags was found
-    cdef int gate_flags             # GATE_*: which of its verbs nobody has replaced
+    cdef cp_gate gate               # GATE_*: which of its verbs nobody has replaced
     # the pool's, see _pool.pyx
     cdef object home                # the pool's slots this connection belongs to
     cdef uint32_t slot              # and its number there
@@ -52,6 +52,11 @@ cdef class ConnBase:
     cdef int send_held(self, Session s) except -1
     cdef int flush_or_close(self, Session s) except -1
     cdef bint pool_may_skip(self) except -1
+    cdef int failed(self, Session s, object error, bint disconnect) except -1
+    cdef int put_off_health_check(self) except -1
+    cdef bint may_fuse(self) except -1
+    cdef bint health_is_due(self) except -1
+    cdef object exchange(self, tuple args, bint decode)
 
 
 cdef enum:
@@ -60,3 +65,4 @@ cdef enum:
     GATE_POOL = 4       # what a checkout or a return of a good connection calls
     GATE_HEALTH = 8     # check_health is redis-py's
     GATE_BATCH = 16     # what a rehearsed handshake calls
+    GATE_FUSE = 32      # nobody stands before our send_command and read_response

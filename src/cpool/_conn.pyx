@@ -11,9 +11,10 @@ import weakref
 from time import monotonic
 
 cimport cython
-from cpython.object cimport PyObject, PyObject_GenericSetAttr
-from libc.stdint cimport int64_t, uint32_t
+from cpython.object cimport PyObject_GenericSetAttr
+from libc.stdint cimport int64_t
 
+from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, is_patched
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
     CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, append_bytes, append_packed,
@@ -26,17 +27,6 @@ cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
     unsigned long PyThread_get_thread_ident() noexcept
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
-
-cdef extern from *:
-    """
-    /* Changes whenever an attribute of the type or of one of its bases changes;
-     * 0 means that it is not assigned, so nothing may be cached under it. */
-    static inline unsigned int cp_type_version(PyObject *o) {
-        return (unsigned int)Py_TYPE(o)->tp_version_tag;
-    }
-    """
-    unsigned int cp_type_version(PyObject *o)
-
 
 class HandshakeMismatch(Exception):
     """The handshake that was predicted is not the one that was asked for."""
@@ -194,15 +184,6 @@ cdef class ParserBase:
 cdef object PARSER_VERBS = frozenset(("read_response", "can_read", "handle_push_response"))
 
 
-cdef bint is_patched(object instance, object names) except -1:
-    """Whether somebody has put a method of these names on the instance itself."""
-    cdef dict own = instance.__dict__
-    for name in own:
-        if name in names:
-            return True
-    return False
-
-
 cdef int64_t idle_of(Session s, object timeout) except -1:
     """The inactivity timeout of one read: as asked for, else the socket's own."""
     if timeout is NEVER_GIVEN or timeout is SENTINEL:
@@ -210,70 +191,29 @@ cdef int64_t idle_of(Session s, object timeout) except -1:
     return ns_of(timeout)
 
 
-# What compiled code bypasses when nobody has replaced it: by gate, the names and
-# where in the method resolution order redis-py's own function must be found.
-cdef dict ORIGINALS = {}        # name -> frozenset of redis-py's functions
-cdef object GATES_BY_TYPE = weakref.WeakKeyDictionary()  # type -> (version tag, flags)
+# What a rehearsed handshake calls: whoever has replaced one would see it twice.
+cdef tuple HANDSHAKE = (
+    "send_command", "send_packed_command", "read_response",
+    "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
+)
 cdef object OBSERVED = frozenset((
     "send_packed_command", "check_health", "connect", "can_read", "should_reconnect",
     "re_auth", "read_response", "send_command",
 ))
 
 
-# What a rehearsed handshake calls: whoever has replaced one would see it twice.
-cdef tuple HANDSHAKE = (
-    "send_command", "send_packed_command", "read_response",
-    "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
-)
-
-
 def add_original(name, function):
     """Tell of one more function that may be stood in for."""
-    ORIGINALS[name] = ORIGINALS[name] | {function}
+    GATES.originals[name] = GATES.originals[name] | {function}
 
 
 def set_originals(functions, sentinel, joined_retry):
     """Tell which functions of redis-py the core may stand in for, by name, the object
     it takes for an argument that was not given, and the class of the joined retries."""
     global SENTINEL, JOINED_RETRY
-    ORIGINALS.update(functions)
+    GATES.originals.update(functions)
     SENTINEL = sentinel
     JOINED_RETRY = joined_retry
-
-
-cdef bint is_original(object cls, str name, bint behind_base) except -1:
-    """Whether a lookup of `name` (behind ConnBase: as super() does) ends at
-    redis-py's own function or at ours."""
-    cdef bint behind = not behind_base
-    for base in cls.__mro__:
-        if behind and name in base.__dict__:
-            return base is ConnBase or base.__dict__[name] in ORIGINALS[name]
-        if base is ConnBase:
-            behind = True
-    return True  # this redis-py has no such method
-
-
-cdef bint all_original(object cls, tuple names, bint behind_base) except -1:
-    for name in names:
-        if not is_original(cls, name, behind_base):
-            return False
-    return True
-
-
-cdef int find_gates(object cls) except -1:
-    cdef int flags = 0
-    if all_original(cls, ("send_command", "send_packed_command"), True) and \
-            is_original(cls, "send_packed_command", False):
-        flags |= GATE_SEND
-    if all_original(cls, ("read_response", "can_read"), True):
-        flags |= GATE_READ
-    if all_original(cls, ("connect", "can_read", "should_reconnect", "re_auth"), False):
-        flags |= GATE_POOL
-    if is_original(cls, "check_health", False):
-        flags |= GATE_HEALTH
-    if all_original(cls, HANDSHAKE, False):
-        flags |= GATE_BATCH
-    return flags
 
 
 @cython.no_gc_clear  # __dealloc__ needs retry_view; no cycle runs through our fields alone
@@ -295,17 +235,7 @@ cdef class ConnBase:
 
     cdef int gates(self) except -1:
         """GATE_* of this instance; looked up again when the class has changed."""
-        cdef uint32_t tag = cp_type_version(<PyObject *>self)
-        if tag != 0 and tag == self.gate_tag:
-            return 0 if self.patched else self.gate_flags
-        cls = type(self)
-        known = GATES_BY_TYPE.get(cls)
-        if tag == 0 or known is None or known[0] != tag:
-            known = (tag, find_gates(cls))
-            GATES_BY_TYPE[cls] = known
-        self.gate_tag = tag
-        self.gate_flags = known[1]
-        return 0 if self.patched else self.gate_flags
+        return 0 if self.patched else gates_of(GATES, self, &self.gate)
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)
@@ -460,7 +390,7 @@ cdef class ConnBase:
             return super(ConnBase, self).send_command(*args, **kwargs)
         if self.script is not None or self.rehearsing:
             return self.follow_script(args)
-        if self.sock is None or (self.health_interval and monotonic() > self.next_health):
+        if self.sock is None or self.health_is_due():
             self.packer.pack(*args)  # its errors come before anything is dialled or sent
         s = self.ready(kwargs.get("check_health", True) if kwargs else True)
         if s is None:
@@ -505,7 +435,7 @@ cdef class ConnBase:
         """The session to send on, connected and healthy; None: leave it to redis-py."""
         if self.sock is None:
             self.connect_check_health(check_health=False)
-        if check_health and (self.health_interval or (self.gate_flags & GATE_HEALTH) == 0):
+        if check_health and (self.health_interval or (self.gate.flags & GATE_HEALTH) == 0):
             if self.session is not None and self.holds():
                 self.flush_or_close(self.session)
             self.check_health()
@@ -579,18 +509,55 @@ cdef class ConnBase:
         try:
             reply = parser.read(s, not disable_decoding, push_request, idle_of(s, timeout))
         except BaseException as error:
-            if disconnect_on_error or s.broken:
-                self.disconnect()
-            if isinstance(error, OSError):
-                raise self.read_error(error) from error
+            self.failed(s, error, disconnect_on_error)
             raise
-        if self.health_interval:
-            self.next_health = monotonic() + self.health_interval
+        self.put_off_health_check()
         if PyExceptionInstance_Check(reply):
             try:
                 raise reply
             finally:
                 reply = None  # no reference cycle through the traceback
+        return reply
+
+    cdef int failed(self, Session s, object error, bint disconnect) except -1:
+        """What redis-py does when a read has failed: close, and put the error in words."""
+        if disconnect or s.broken:
+            self.disconnect()
+        if isinstance(error, OSError):
+            raise self.read_error(error) from error
+        return 0
+
+    cdef int put_off_health_check(self) except -1:
+        if self.health_interval:
+            self.next_health = monotonic() + self.health_interval
+        return 0
+
+    cdef bint may_fuse(self) except -1:
+        """Whether a command may be sent and read without any of redis-py's calls."""
+        cdef int needed = GATE_SEND | GATE_READ | GATE_POOL | GATE_HEALTH | GATE_FUSE
+        return (self.session is not None and (self.gates() & needed) == needed
+                and self.reader is not None and not self.reader.patched
+                and type(self.packer) is Packer and self.holder == 0
+                and self.script is None and not self.rehearsing)
+
+    cdef bint health_is_due(self) except -1:
+        return bool(self.health_interval) and monotonic() > self.next_health
+
+    cdef object exchange(self, tuple args, bint decode):
+        """Send a command and return its reply; an error reply is returned, not raised.
+        After any other error the connection is closed. For who may_fuse()."""
+        cdef Session s = self.session
+        cdef object reply
+        s.enter(args)
+        if s.flags & CP_SESSION_STREAM:
+            self.after_queue(s)
+            return self.read_by_redis(not decode, NEVER_GIVEN, True, False)
+        try:
+            reply = self.reader.read(s, decode, False, s.wire.idle_ns())
+        except BaseException as error:
+            self.failed(s, error, True)
+            raise
+        self.put_off_health_check()
         return reply
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
@@ -699,6 +666,17 @@ cdef class ConnBase:
                 return False
             parser.handle_push_response(reply)
         return self.session is s and s.is_clean()
+
+
+cdef Gates GATES = Gates(ConnBase, (
+    (GATE_SEND, ("send_command", "send_packed_command"), BEHIND),
+    (GATE_SEND, ("send_packed_command",), FRONT),
+    (GATE_READ, ("read_response", "can_read"), BEHIND),
+    (GATE_POOL, ("connect", "can_read", "should_reconnect", "re_auth"), FRONT),
+    (GATE_HEALTH, ("check_health",), FRONT),
+    (GATE_BATCH, HANDSHAKE, FRONT),
+    (GATE_FUSE, ("send_command", "read_response"), OWN),
+))
 
 
 def _get_host(self):

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from cpool._gates cimport cp_gate
 from cpool._slots cimport Slots
 
 
@@ -23,7 +24,10 @@ cdef class PoolBase:
     cdef object released_event      # AfterConnectionReleasedEvent, or None
     cdef object reserved            # {thread id: slot} while make_connection() is
                                     # somebody's override
+    cdef cp_gate gate               # GATE_*: which of its verbs nobody has replaced
+    cdef bint patched               # one was replaced on this instance
 
+    cdef int gates(self) except -1
     cdef int check_fork(self) except -1
     cdef bint metrics_off(self) except -1
     cdef bint only_default_listener(self) except -1
@@ -31,4 +35,11 @@ cdef class PoolBase:
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection)
     cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0
     cdef object open_in(self, Slots slots, uint32_t slot)
+    cdef int take_back(self, object connection) except -1
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1
+
+
+cdef enum:
+    GATE_LEND = 1       # get_connection, release
+    GATE_MAKE = 2       # make_connection
+    GATE_OWNS = 4       # owns_connection is redis-py's

@@ -6,9 +6,11 @@ goes to the underscored methods of cpool.pool.
 import threading
 
 cimport cython
+from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._gates cimport FRONT, OWN, Gates, gates_of, is_patched
 from cpool._session cimport Session
 from cpool._slots cimport (
     CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
@@ -16,6 +18,9 @@ from cpool._slots cimport (
     cp_slots_state, cp_slots_used, cp_waitq_count,
 )
 from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
+
+cdef extern from "Python.h":
+    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 cp_fork_watch()
 
@@ -61,13 +66,16 @@ cdef class Claim:
         self.numbers = []
 
 
-# Functions of redis-py that compiled code may stand in for, set by cpool.pool.
-cdef dict ORIGINALS = {}
+cdef object OBSERVED = frozenset(("get_connection", "release"))
+cdef object DEFAULT_LISTENER = None  # redis-py's own, which re-authenticates
 
 
-def set_originals(functions):
-    """Tell which functions of redis-py's pools the core may stand in for, by name."""
-    ORIGINALS.update(functions)
+def set_originals(functions, default_listener):
+    """Tell which functions of redis-py's pools the core may stand in for, by name, and
+    the class of the listener to returned connections that it may do without."""
+    global DEFAULT_LISTENER
+    GATES.originals.update(functions)
+    DEFAULT_LISTENER = default_listener
 
 
 cdef class PoolBase:
@@ -77,6 +85,20 @@ cdef class PoolBase:
         self.reserved = {}
         self.waiting_limit = 0xFFFFFFFF
         self.slots = Slots(0, False)  # for a pool whose __init__ has failed
+
+    cdef int gates(self) except -1:
+        """GATE_* of this instance; looked up again when the class has changed."""
+        return gates_of(GATES, self, &self.gate)
+
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        if name in OBSERVED:
+            self.patched = is_patched(self, OBSERVED)
+
+    def __delattr__(self, name):
+        generic_delattr(self, name, NULL)
+        if name in OBSERVED:
+            self.patched = is_patched(self, OBSERVED)
 
     def _set_timeout(self, timeout):
         """How long callers of an exhausted pool wait, in seconds; 0: not at all."""
@@ -133,7 +155,7 @@ cdef class PoolBase:
             return False
         listeners = self.listeners.get(self.released_event)
         return listeners is not None and len(listeners) == 1 \
-            and type(listeners[0]) in ORIGINALS["listeners"]
+            and type(listeners[0]) is DEFAULT_LISTENER
 
     @cython.binding(False)
     def get_connection(self, *args, **options):
@@ -241,7 +263,7 @@ cdef class PoolBase:
     def _make_in(self, uint32_t slot):
         """A connection for a slot that is set aside, by make_connection() if a
         subclass has its own."""
-        if type(self).make_connection in ORIGINALS["make_connection"]:
+        if self.gates() & GATE_MAKE:
             return self._construct()
         thread = threading.get_ident()
         self.reserved[thread] = slot
@@ -279,6 +301,9 @@ cdef class PoolBase:
 
         A connection that is not lent by this pool is ignored, so a second release
         is harmless."""
+        self.take_back(connection)
+
+    cdef int take_back(self, object connection) except -1:
         cdef Slots slots
         cdef uint32_t slot
         self.check_fork()
@@ -286,8 +311,8 @@ cdef class PoolBase:
         slot = slots.number_of(connection)
         if slot == CP_SLOT_NONE or slot >= cp_slots_used(&slots.cells) or \
                 not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
-            return
-        self.put_back(slots, slot, connection)
+            return 0
+        return self.put_back(slots, slot, connection)
 
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1:
         """Bring a connection that is being returned to rest, and pass its slot on."""
@@ -297,7 +322,7 @@ cdef class PoolBase:
             ours = <ConnBase>connection
             if ours.pool_may_skip() and not ours.reconnect and ours.re_auth_token is None \
                     and ours.session.is_clean() and self.only_default_listener() \
-                    and type(self).owns_connection in ORIGINALS["owns_connection"] \
+                    and self.gates() & GATE_OWNS \
                     and self.metrics_off():
                 return slots.give_back(slot, connection)
         try:
@@ -366,3 +391,10 @@ cdef class PoolBase:
             "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited_ns / 1e9,
             "longest_wait_s": s.longest_wait_ns / 1e9,
         }
+
+
+cdef Gates GATES = Gates(PoolBase, (
+    (GATE_LEND, ("get_connection", "release"), OWN),
+    (GATE_MAKE, ("make_connection",), OWN),
+    (GATE_OWNS, ("owns_connection",), FRONT),
+))

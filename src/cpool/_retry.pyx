@@ -6,12 +6,14 @@ the place to know that a read will follow a send.
 """
 
 cimport cython
+from cpython.object cimport PyObject_GenericSetAttr
 
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
+    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 # Retry.call_with_retry as redis-py has it, set by cpool.connection.
 cdef object ORIGINAL_CALL = None
@@ -38,8 +40,7 @@ cdef class RetryBase:
         if self.connection == NULL:
             return self.by_policy(do, fail, is_retryable, with_failure_count)
         connection = <ConnBase>self.connection
-        if type(self.inner).call_with_retry is not ORIGINAL_CALL \
-                or "call_with_retry" in self.inner.__dict__:
+        if not self.is_plain():
             return self.by_policy(do, fail, is_retryable, with_failure_count)
         if connection.holder or connection.session is None or connection.rehearsing \
                 or not connection.session.wire.by_fd or connection.script is not None:
@@ -53,6 +54,21 @@ cdef class RetryBase:
                                   with_failure_count)
         finally:
             error = None
+
+    cdef bint is_plain(self) except -1:
+        """Whether redis-py's own call is what the policy and its view would run."""
+        return (not self.patched and type(self.inner).call_with_retry is ORIGINAL_CALL
+                and "call_with_retry" not in self.inner.__dict__)
+
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        if name == "call_with_retry":
+            self.patched = True
+
+    def __delattr__(self, name):
+        generic_delattr(self, name, NULL)
+        if name == "call_with_retry":
+            self.patched = False
 
     def by_policy(self, do, fail, is_retryable, with_failure_count):
         """The wrapped policy's own call, with the arguments its version knows."""

@@ -1,0 +1,109 @@
+"""Clients: redis-py's, whose commands run as one compiled call.
+
+Every method and option is redis-py's. What is ours is what stands below
+`execute_command` (see src/cpool/_client.pyx) and the pools that a client makes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import CellType, FunctionType
+from typing import Any
+
+import redis.client
+from redis.exceptions import ResponseError
+
+from cpool import _client
+from cpool.originals import original
+from cpool.connection import Connection
+from cpool.pool import ConnectionPool
+
+__all__ = ["Redis", "StrictRedis", "from_url"]
+
+_client.set_originals(
+    {
+        name: original(redis.client.Redis, name)
+        for name in ("_execute_command", "_send_command_parse_response", "parse_response")
+    },
+    redis.client.CaseInsensitiveDict,
+    ResponseError,
+)
+
+
+class _OurNames(dict[str, Any]):
+    """redis-py's module, as it is at any moment, but for a few names."""
+
+    def __missing__(self, name: str) -> Any:
+        return vars(redis.client)[name]
+
+
+def _with_names(function: Any, names: dict[str, Any]) -> Any:
+    """Return redis-py's function, its decorators included, as if its module had `names`."""
+    inner = getattr(function, "__wrapped__", None)
+    if inner is None:
+        scope: dict[str, Any] = _OurNames(names, __builtins__=function.__globals__["__builtins__"])
+        closure = function.__closure__
+    else:
+        scope, ours = function.__globals__, _with_names(inner, names)
+        closure = tuple(
+            CellType(ours) if cell.cell_contents is inner else cell for cell in function.__closure__
+        )
+    made = FunctionType(function.__code__, scope, function.__name__, None, closure)
+    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return functools.update_wrapper(made, function if inner is None else ours)
+
+
+_redis_init = original(redis.client.Redis, "__init__")
+_signature = inspect.signature(_redis_init)
+_POOL_OPTIONS = {
+    name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for init in (ConnectionPool.__init__, Connection.__init__)
+    for name, parameter in inspect.signature(init).parameters.items()
+    if name in {"timeout", "max_waiting", "order", "name", "max_bulk_bytes", "max_nesting_depth"}
+}
+
+
+def _init_on_our_pool(pool_options: dict[str, Any]) -> Any:
+    """Return redis-py's constructor, making a pool of ours with these options."""
+    make_pool = functools.partial(ConnectionPool, **pool_options)
+    return _with_names(redis.client.Redis.__init__, {"ConnectionPool": make_pool})
+
+
+def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
+    pool_options = {name: kwargs.pop(name) for name in _POOL_OPTIONS.keys() & kwargs.keys()}
+    if _signature.bind(self, *args, **kwargs).arguments.get("connection_pool") is not None:
+        names = ", ".join(f'"{name}"' for name in sorted(pool_options))
+        raise ValueError(f"{names} can't be given with connection_pool: give it to the pool")
+    _init_on_our_pool(pool_options)(self, *args, **kwargs)
+
+
+class Redis(_client.ClientBase, redis.client.Redis):
+    """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
+
+    Takes redis-py's arguments and, where it makes its own pool, the options of
+    `cpool.ConnectionPool` (timeout, max_waiting, order, name, max_bulk_bytes,
+    max_nesting_depth). With a `connection_pool` of redis-py's it is redis-py's client.
+    Thread-safe as redis-py's.
+    """
+
+    __init__ = _client.compiled_init(
+        _init_on_our_pool({}), frozenset(_POOL_OPTIONS), _init_with_options
+    )
+    from_url = classmethod(
+        _with_names(
+            vars(redis.client.Redis)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
+        )
+    )
+
+
+Redis.__init__.__signature__ = _signature.replace(  # type: ignore[attr-defined]
+    parameters=[*_signature.parameters.values(), *_POOL_OPTIONS.values()]
+)
+Redis.__init__.__doc__ = _redis_init.__doc__
+StrictRedis = Redis
+
+
+def from_url(url: str, **kwargs: Any) -> Redis:
+    """Return a client configured from a URL, as `redis.from_url`."""
+    return Redis.from_url(url, **kwargs)

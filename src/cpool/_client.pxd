@@ -1,0 +1,39 @@
+# cython: language_level=3
+"""A command, and a pipeline's commands, as one compiled call. Layer 6."""
+
+from cpool._conn cimport ConnBase
+from cpool._gates cimport cp_gate
+
+
+cdef enum:
+    # Why a call was left to redis-py; the names are in REASONS.
+    TAKEN = 0
+    SWITCHED_OFF = 1
+    CLIENT = 2
+    POOL = 3
+    METRICS = 4
+    COMMAND = 5
+    PINNED = 6
+    CONNECTION = 7
+    HEALTH_CHECK = 8
+    RETRY = 9
+    N_REASONS = 10
+
+
+cdef class ClientBase:
+    """What `cpool.Redis` is made of, beside redis-py's client."""
+    cdef cp_gate gate       # CLIENT_*: which of its methods nobody has replaced
+    cdef bint patched       # one was replaced on this instance
+
+    cdef int refusal(self, object pool, object pinned, tuple args) except -1
+    cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
+                    dict options)
+    cdef object drive(self, object pool, object connection, bint pinned, object error,
+                      tuple args, dict options)
+    cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1
+
+
+cdef int note(int why) except -1
+cdef int connection_refusal(object connection) except -1
+cdef object finish(object client, object name, object reply, dict options)
+cdef object called_back(object callbacks, object name, object reply, dict options)
