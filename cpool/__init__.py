@@ -1,11 +1,14 @@
-"""cpool: redis-py's connection pools on a compiled core.
+"""cpool: redis-py's connection pools and client on a compiled core.
 
 Replace `redis.ConnectionPool` by `cpool.ConnectionPool` (and likewise the blocking
-and the sentinel pool); everything else of a program stays as it is.
+and the sentinel pool), or `redis.Redis` by `cpool.Redis`; everything else of a program
+stays as it is.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
+from cpool import fast_path
+from cpool.client import Redis, StrictRedis, from_url
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
 from cpool.pool import BlockingConnectionPool, ConnectionPool
@@ -27,10 +30,14 @@ __all__ = [
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
     "PoolStats",
+    "Redis",
     "SSLConnection",
     "SentinelConnectionPool",
     "SentinelManagedConnection",
     "SentinelManagedSSLConnection",
+    "StrictRedis",
     "UnixDomainSocketConnection",
     "__version__",
+    "fast_path",
+    "from_url",
 ]

@@ -15,8 +15,8 @@ import redis.client
 from redis.exceptions import ResponseError
 
 from cpool import _client
-from cpool.originals import original
 from cpool.connection import Connection
+from cpool.originals import original
 from cpool.pool import ConnectionPool
 
 __all__ = ["Redis", "StrictRedis", "from_url"]
@@ -45,13 +45,13 @@ def _with_names(function: Any, names: dict[str, Any]) -> Any:
         scope: dict[str, Any] = _OurNames(names, __builtins__=function.__globals__["__builtins__"])
         closure = function.__closure__
     else:
-        scope, ours = function.__globals__, _with_names(inner, names)
+        scope, ours = function.__globals__, CellType(_with_names(inner, names))
         closure = tuple(
-            CellType(ours) if cell.cell_contents is inner else cell for cell in function.__closure__
+            ours if cell.cell_contents is inner else cell for cell in function.__closure__
         )
     made = FunctionType(function.__code__, scope, function.__name__, None, closure)
     made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return functools.update_wrapper(made, function if inner is None else ours)
+    return functools.update_wrapper(made, function if inner is None else ours.cell_contents)
 
 
 _redis_init = original(redis.client.Redis, "__init__")
@@ -90,14 +90,15 @@ class Redis(_client.ClientBase, redis.client.Redis):
     __init__ = _client.compiled_init(
         _init_on_our_pool({}), frozenset(_POOL_OPTIONS), _init_with_options
     )
-    from_url = classmethod(
+    _execute_command = _client.execute_command
+    from_url: Any = classmethod(
         _with_names(
             vars(redis.client.Redis)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
         )
     )
 
 
-Redis.__init__.__signature__ = _signature.replace(  # type: ignore[attr-defined]
+Redis.__init__.__signature__ = _signature.replace(
     parameters=[*_signature.parameters.values(), *_POOL_OPTIONS.values()]
 )
 Redis.__init__.__doc__ = _redis_init.__doc__
@@ -106,4 +107,5 @@ StrictRedis = Redis
 
 def from_url(url: str, **kwargs: Any) -> Redis:
     """Return a client configured from a URL, as `redis.from_url`."""
-    return Redis.from_url(url, **kwargs)
+    client: Redis = Redis.from_url(url, **kwargs)
+    return client

@@ -24,8 +24,17 @@ cdef class ClientBase:
     """What `cpool.Redis` is made of, beside redis-py's client."""
     cdef cp_gate gate       # CLIENT_*: which of its methods nobody has replaced
     cdef bint patched       # one was replaced on this instance
+    # What __setattr__ has last stored under the attribute of nearly the same name, so
+    # that it need not be looked up; NEVER_SET where it has stored none (a copy).
+    cdef object pool        # connection_pool
+    cdef object pinned      # connection
+    cdef object single      # _single_connection_client
+    cdef object callbacks   # response_callbacks
 
-    cdef int refusal(self, object pool, object pinned, tuple args) except -1
+    cdef int mirror(self, str name, object value) except -1
+    cdef int look_up(self) except -1
+    cdef object execute(self, tuple args, dict options)
+    cdef int refusal(self, tuple args) except -1
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options)
     cdef object drive(self, object pool, object connection, bint pinned, object error,
@@ -35,5 +44,6 @@ cdef class ClientBase:
 
 cdef int note(int why) except -1
 cdef int connection_refusal(object connection) except -1
-cdef object finish(object client, object name, object reply, dict options)
-cdef object called_back(object callbacks, object name, object reply, dict options)
+cdef object finish(ClientBase client, object name, object reply, dict options, bint plain)
+cdef object called_back(object callbacks, object name, object reply, dict options,
+                        bint plain)

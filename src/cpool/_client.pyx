@@ -7,12 +7,12 @@ ordinary, the first error included, goes on in redis-py's own `_execute_command`
 """
 
 cimport cython
-from cpython.dict cimport PyDict_GetItem
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport BEHIND, FRONT, Gates, gates_of, is_patched
+from cpool._gates cimport BEHIND, FRONT, NOWHERE, Gates, gates_of, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._retry cimport RetryBase
 
@@ -32,6 +32,10 @@ REASONS = (
 cdef bint enabled = True
 cdef uint64_t counts[N_REASONS]
 cdef object OBSERVED = frozenset(("parse_response", "_send_command_parse_response"))
+cdef tuple MIRRORED = (
+    "connection_pool", "connection", "_single_connection_client", "response_callbacks",
+)
+cdef object NEVER_SET = object()
 
 # Of redis-py, set by cpool.client: its driver of a command, its class of callbacks by
 # name, and the errors a reply may be.
@@ -78,26 +82,44 @@ cdef int note(int why) except -1:
 cdef class ClientBase:
     """`_execute_command`, compiled. As thread-safe as redis-py's client."""
 
+    def __cinit__(self, *args, **kwargs):
+        self.pool = self.pinned = self.single = self.callbacks = NEVER_SET
+
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)
-        if name in OBSERVED:
-            self.patched = is_patched(self, OBSERVED)
+        self.mirror(name, value)
 
     def __delattr__(self, name):
         generic_delattr(self, name, NULL)
-        if name in OBSERVED:
-            self.patched = is_patched(self, OBSERVED)
+        self.mirror(name, NEVER_SET)
 
-    @cython.binding(False)
-    def _execute_command(self, *args, **options):
-        """Execute a command and return its reply, as redis-py's method does."""
-        cdef object pool = self.connection_pool
-        cdef object pinned = self.connection
-        cdef object connection
-        cdef int why = self.refusal(pool, pinned, args)
+    cdef int mirror(self, str name, object value) except -1:
+        if name == "connection_pool":
+            self.pool = value
+        elif name == "connection":
+            self.pinned = value
+        elif name == "_single_connection_client":
+            self.single = value
+        elif name == "response_callbacks":
+            self.callbacks = value
+        elif name in OBSERVED:
+            self.patched = is_patched(self, OBSERVED)
+        return 0
+
+    cdef int look_up(self) except -1:
+        """Fill the mirrors of a client whose attributes were not set one by one."""
+        for name in MIRRORED:
+            self.mirror(name, getattr(self, name))
+        self.patched = is_patched(self, OBSERVED)
+        return 0
+
+    cdef object execute(self, tuple args, dict options):
+        cdef object pool, pinned, connection
+        cdef int why = self.refusal(args)
+        pool, pinned = self.pool, self.pinned
         if why != TAKEN:
             note(why)
-            return super(ClientBase, self)._execute_command(*args, **options)
+            return super(ClientBase, self)._execute_command(*args, **(options or {}))
         if pinned is not None:
             with self.single_connection_lock:
                 return self.run(pool, pinned, True, args, options)
@@ -108,10 +130,15 @@ cdef class ClientBase:
             return self.drive(pool, connection, False, None, args, options)
         return self.run(pool, connection, False, args, options)
 
-    cdef int refusal(self, object pool, object pinned, tuple args) except -1:
+    cdef int refusal(self, tuple args) except -1:
         """Why this call is redis-py's to do, or TAKEN."""
+        cdef object pool, pinned
         if not enabled:
             return SWITCHED_OFF
+        if self.pool is NEVER_SET or self.pinned is NEVER_SET or self.callbacks is NEVER_SET \
+                or self.single is NEVER_SET:
+            self.look_up()
+        pool, pinned = self.pool, self.pinned
         if self.patched or gates_of(GATES, self, &self.gate) == 0:
             return CLIENT
         if not isinstance(pool, PoolBase) or (<PoolBase>pool).patched \
@@ -122,8 +149,8 @@ cdef class ClientBase:
         if not args or not is_ordinary(args[0]):
             return COMMAND
         if pinned is None:
-            return PINNED if self._single_connection_client else TAKEN
-        if not self._single_connection_client or not isinstance(pinned, ConnBase):
+            return PINNED if self.single else TAKEN
+        if not self.single or not isinstance(pinned, ConnBase):
             return PINNED
         if (<ConnBase>pinned).session is None or not (<ConnBase>pinned).session.is_clean():
             return PINNED
@@ -132,10 +159,11 @@ cdef class ClientBase:
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options):
         cdef object reply, error
+        cdef bint plain = options is None or is_plain(options)
         counts[TAKEN] += 1
         try:
-            reply = finish(self, args[0],
-                           connection.exchange(args, "NEVER_DECODE" not in options), options)
+            reply = connection.exchange(args, plain or "NEVER_DECODE" not in options)
+            reply = finish(self, args[0], reply, options, plain)
         except BaseException as e:
             if not isinstance(e, connection.inner_retry._supported_errors):
                 self.leave(pool, connection, pinned)
@@ -158,7 +186,7 @@ cdef class ClientBase:
         driver.lent = connection
         driver.connection = connection if pinned else None
         driver.error = error
-        return EXECUTE(driver, *args, **options)
+        return EXECUTE(driver, *args, **(options or {}))
 
     cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1:
         """What redis-py does at the end of a command, however it has ended."""
@@ -168,7 +196,7 @@ cdef class ClientBase:
                 connection.connect()
         finally:
             if not pinned:
-                (<PoolBase>pool).take_back(connection)
+                (<PoolBase>pool).take_back_fused(connection)
         return 0
 
 
@@ -228,22 +256,23 @@ cdef int connection_refusal(object connection) except -1:
     return TAKEN if isinstance(retry, RetryBase) and (<RetryBase>retry).is_plain() else RETRY
 
 
-cdef object finish(object client, object name, object reply, dict options):
+cdef object finish(ClientBase client, object name, object reply, dict options, bint plain):
     """What parse_response makes of a reply: raise it, or hand it to its callback."""
     if PyExceptionInstance_Check(reply):
-        if "EMPTY_RESPONSE" in options and isinstance(reply, RESPONSE_ERROR):
+        if not plain and "EMPTY_RESPONSE" in options and isinstance(reply, RESPONSE_ERROR):
             return options["EMPTY_RESPONSE"]
         try:
             raise reply
         finally:
             reply = None  # no reference cycle through the traceback
-    return called_back(client.response_callbacks, name, reply, options)
+    return called_back(client.callbacks, name, reply, options, plain)
 
 
-cdef object called_back(object callbacks, object name, object reply, dict options):
+cdef object called_back(object callbacks, object name, object reply, dict options,
+                        bint plain):
     cdef PyObject *found
     if type(callbacks) is CALLBACKS and is_upper(name):
-        found = PyDict_GetItem(callbacks, name)  # its keys are upper case
+        found = PyDict_GetItemWithError(callbacks, name)  # its keys are upper case
         if found == NULL:
             return reply
         callback = <object>found
@@ -251,11 +280,23 @@ cdef object called_back(object callbacks, object name, object reply, dict option
         callback = callbacks[name]
     else:
         return reply
-    if not options or (len(options) == 1 and "keys" in options):
+    if plain:
         return callback(reply)
     return callback(reply, **{key: value for key, value in options.items() if key not in OURS})
 
 
+cdef bint is_plain(dict options) except -1:
+    """Whether a callback is to get none of the options: there are none but redis-py's own
+    note of the keys."""
+    cdef PyObject *name
+    cdef Py_ssize_t at = 0
+    if len(options) != 1:
+        return len(options) == 0
+    PyDict_Next(options, &at, &name, NULL)
+    return <object>name is KEYS or "keys" in options
+
+
+cdef object KEYS = "keys"
 # Options for parse_response itself.
 cdef object OURS = frozenset(("NEVER_DECODE", "EMPTY_RESPONSE", "keys"))
 
@@ -273,9 +314,32 @@ cdef bint is_upper(object name) except -1:
     return True
 
 
+cdef object execute_command_of(object client, object args, PyObject *options):
+    return (<ClientBase>client).execute(<tuple>args, None if options == NULL else <dict>options)
+
+
+cdef extern from *:
+    """
+    /* The method as CPython calls it, with the keyword arguments as they come: a `def`
+     * would copy them. */
+    static PyMethodDef cp_execute_command = {
+        "_execute_command", NULL, METH_VARARGS | METH_KEYWORDS,
+        "Execute a command and return its reply, as redis-py's method does."};
+    static PyObject *cp_method(PyObject *type, void *function) {
+        cp_execute_command.ml_meth = (PyCFunction)function;
+        return PyDescr_NewMethod((PyTypeObject *)type, &cp_execute_command);
+    }
+    """
+    object cp_method(object type, void *function)
+
+
+#: The method `_execute_command` of clients.
+execute_command = cp_method(ClientBase, <void *>execute_command_of)
+
 cdef Gates GATES = Gates(ClientBase, (
     (1, ("parse_response", "_send_command_parse_response"), FRONT),
     (1, ("_execute_command",), BEHIND),
+    (1, MIRRORED, NOWHERE),
 ))
 
 

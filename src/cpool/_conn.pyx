@@ -28,11 +28,13 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
+
 class HandshakeMismatch(Exception):
     """The handshake that was predicted is not the one that was asked for."""
 
 
 cdef object NEVER_GIVEN = object()
+cdef object NO_INTERVAL = 0  # Python's own zero: to be told from others by identity
 cdef object JOINED_RETRY = None  # the base of what _join_retry() makes
 cdef object SENTINEL = None  # redis-py's own "never given", set by cpool.connection
 
@@ -97,7 +99,7 @@ cdef class ParserBase:
         cdef Session s = self.session
         if s is None:
             return self.read_without_session(disable_decoding, push_request, timeout)
-        return self.read(s, not disable_decoding, push_request, idle_of(s, timeout))
+        return self.read(s, not disable_decoding, push_request, idle_of(timeout))
 
     def read_without_session(self, disable_decoding, push_request, timeout):
         if self._own_buffer is None:
@@ -108,13 +110,17 @@ cdef class ParserBase:
         return super(ParserBase, self).read_response(disable_decoding=disable_decoding, **kwargs)
 
     cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns):
-        """One reply of a session; pushes on the way go to their handlers."""
+        """One reply of a session; pushes on the way go to their handlers. idle_ns: the
+        inactivity timeout, -1 for the socket's own."""
         cdef cp_patience p
         cdef object reply
+        cdef bint own = idle_ns < 0
+        if own:
+            idle_ns = s.wire.idle_ns()
         while True:
             p = cp_patience_of(idle_ns, CP_FOREVER)
             try:
-                reply = s.next_reply(decode, &p)
+                reply = s.next_reply(decode, &p, own)
             except BaseException:
                 if s.taken and not s.reader.is_push and s.owed:
                     s.owed -= 1  # it has come, though no object could be made of it
@@ -184,11 +190,9 @@ cdef class ParserBase:
 cdef object PARSER_VERBS = frozenset(("read_response", "can_read", "handle_push_response"))
 
 
-cdef int64_t idle_of(Session s, object timeout) except -1:
-    """The inactivity timeout of one read: as asked for, else the socket's own."""
-    if timeout is NEVER_GIVEN or timeout is SENTINEL:
-        return s.wire.idle_ns()
-    return ns_of(timeout)
+cdef int64_t idle_of(object timeout) except -2:
+    """The inactivity timeout of one read: as asked for; -1: the socket's own."""
+    return -1 if timeout is NEVER_GIVEN or timeout is SENTINEL else ns_of(timeout)
 
 
 # What a rehearsed handshake calls: whoever has replaced one would see it twice.
@@ -222,7 +226,7 @@ cdef class ConnBase:
     for what other threads may do to a connection: disconnect() and timeouts."""
 
     def __cinit__(self, *args, **kwargs):
-        self.health_interval = 0
+        self.health_interval = NO_INTERVAL
         self.next_health = 0
 
     def __dealloc__(self):
@@ -507,7 +511,7 @@ cdef class ConnBase:
                                       push_request)
         parser = self.reader
         try:
-            reply = parser.read(s, not disable_decoding, push_request, idle_of(s, timeout))
+            reply = parser.read(s, not disable_decoding, push_request, idle_of(timeout))
         except BaseException as error:
             self.failed(s, error, disconnect_on_error)
             raise
@@ -528,7 +532,7 @@ cdef class ConnBase:
         return 0
 
     cdef int put_off_health_check(self) except -1:
-        if self.health_interval:
+        if self.health_interval is not NO_INTERVAL and self.health_interval:
             self.next_health = monotonic() + self.health_interval
         return 0
 
@@ -541,7 +545,9 @@ cdef class ConnBase:
                 and self.script is None and not self.rehearsing)
 
     cdef bint health_is_due(self) except -1:
-        return bool(self.health_interval) and monotonic() > self.next_health
+        if self.health_interval is NO_INTERVAL or not self.health_interval:
+            return False
+        return monotonic() > self.next_health
 
     cdef object exchange(self, tuple args, bint decode):
         """Send a command and return its reply; an error reply is returned, not raised.
@@ -553,7 +559,7 @@ cdef class ConnBase:
             self.after_queue(s)
             return self.read_by_redis(not decode, NEVER_GIVEN, True, False)
         try:
-            reply = self.reader.read(s, decode, False, s.wire.idle_ns())
+            reply = self.reader.read(s, decode, False, -1)
         except BaseException as error:
             self.failed(s, error, True)
             raise
@@ -659,7 +665,7 @@ cdef class ConnBase:
         while self.session is s and parser.can_read(0):
             p = cp_patience_of(PUSH_REST_NS, CP_FOREVER)
             try:
-                reply = s.next_reply(True, &p)
+                reply = s.next_reply(True, &p, False)
             except Exception:
                 return False  # whatever it was, it was nobody's
             if not s.reader.is_push:

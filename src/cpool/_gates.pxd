@@ -2,7 +2,7 @@
 """What compiled code may bypass, found out once per version of a type. Layer 3."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef extern from *:
@@ -16,11 +16,26 @@ cdef extern from *:
     unsigned int cp_type_version(PyObject *o)
 
 
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030C0000
+    #define CP_DICT_VERSION(dict, events) (((PyDictObject *)(dict))->ma_version_tag)
+    #else
+    #define CP_DICT_VERSION(dict, events) (events)
+    #endif
+    """
+    uint64_t CP_DICT_VERSION(object dict, uint64_t events)
+
+
+cdef uint64_t dict_events   # changes of watched dictionaries, from 1; 0: can't be told
+
+
 cdef enum:
     # Where a lookup begins, and what it may end at.
     FRONT = 0       # at the type: our base's method, or an original
     BEHIND = 1      # behind our base, as super() does: an original
     OWN = 2         # at the type: our base's method only
+    NOWHERE = 3     # at the type: there must be nothing of that name
 
 
 cdef struct cp_gate:
@@ -48,4 +63,10 @@ cdef inline int gates_of(Gates gates, object instance, cp_gate *gate) except -1:
     return gates.look_up(instance, gate)
 
 
+cdef inline uint64_t dict_version(dict watched) noexcept:
+    """Another number whenever a watched dictionary has changed; 0: look each time."""
+    return CP_DICT_VERSION(watched, dict_events)
+
+
+cdef int watch_dict(dict watched) except -1
 cdef bint is_patched(object instance, object names) except -1

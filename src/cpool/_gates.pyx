@@ -10,6 +10,46 @@ __setattr__ (see is_patched).
 import weakref
 
 cimport cython
+from libc.stdint cimport uint64_t
+
+cdef extern from *:
+    """
+    /* Python 3.12 has no versions of dictionaries, but tells who watches them. */
+    #if PY_VERSION_HEX < 0x030C0000
+    static int cp_start_watching(uint64_t *events) { *events = 1; return 0; }
+    static int cp_watch_dict(int id, PyObject *dict) { (void)id; (void)dict; return 0; }
+    #else
+    static uint64_t *cp_dict_events;
+    static int cp_on_dict_event(PyDict_WatchEvent event, PyObject *dict, PyObject *key,
+                                PyObject *value) {
+        (void)event; (void)dict; (void)key; (void)value;
+        ++*cp_dict_events;
+        return 0;
+    }
+    static int cp_start_watching(uint64_t *events) {
+        int id = PyDict_AddWatcher(cp_on_dict_event);
+        if (id < 0)
+            PyErr_Clear(); /* all taken: events stay 0 */
+        else
+            *events = 1;
+        cp_dict_events = events;
+        return id;
+    }
+    static int cp_watch_dict(int id, PyObject *dict) {
+        return id < 0 ? 0 : PyDict_Watch(id, dict);
+    }
+    #endif
+    """
+    int cp_start_watching(uint64_t *events) noexcept
+    int cp_watch_dict(int id, object dict) except -1
+
+cdef uint64_t dict_events = 0
+cdef int watcher = cp_start_watching(&dict_events)
+
+
+cdef int watch_dict(dict watched) except -1:
+    """Let dict_version() tell of changes of this dictionary from now on."""
+    return cp_watch_dict(watcher, watched)
 
 
 @cython.final
@@ -45,6 +85,8 @@ cdef class Gates:
         cdef bint begun = where != BEHIND
         for base in cls.__mro__:
             if begun and name in base.__dict__:
+                if where == NOWHERE:
+                    return False
                 if base is self.base or where == OWN:
                     return base is self.base
                 return base.__dict__[name] in self.originals[name]

@@ -1,8 +1,9 @@
 # cython: language_level=3
 """A pool's compiled half: checkout and return. Layer 5."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from cpool._conn cimport ConnBase
 from cpool._gates cimport cp_gate
 from cpool._slots cimport Slots
 
@@ -20,8 +21,13 @@ cdef class PoolBase:
     cdef uint32_t waiting_limit     # how many callers may wait
     cdef dict metrics               # redis-py's recorder's globals, or None
     cdef dict providers             # and its providers'
-    cdef object listeners           # the event dispatcher's mapping, or None
+    cdef dict listeners             # the event dispatcher's mapping, or None
     cdef object released_event      # AfterConnectionReleasedEvent, or None
+    # What was found in them, and when (see dict_version):
+    cdef object collector           # recorder._metrics_collector
+    cdef object provider            # providers._observability_instance
+    cdef object released_listeners  # listeners[released_event]
+    cdef uint64_t metrics_version, providers_version, listeners_version
     cdef object reserved            # {thread id: slot} while make_connection() is
                                     # somebody's override
     cdef cp_gate gate               # GATE_*: which of its verbs nobody has replaced
@@ -35,7 +41,9 @@ cdef class PoolBase:
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection)
     cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0
     cdef object open_in(self, Slots slots, uint32_t slot)
-    cdef int take_back(self, object connection) except -1
+    cdef int take_back(self, object connection, bint measured) except -1
+    cdef int take_back_fused(self, ConnBase connection) except -1
+    cdef bint is_at_rest(self, ConnBase connection) except -1
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1
 
 

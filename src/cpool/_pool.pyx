@@ -7,10 +7,10 @@ import threading
 
 cimport cython
 from cpython.object cimport PyObject_GenericSetAttr
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport FRONT, OWN, Gates, gates_of, is_patched
+from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, is_patched, watch_dict
 from cpool._session cimport Session
 from cpool._slots cimport (
     CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
@@ -118,6 +118,9 @@ cdef class PoolBase:
         self.providers = providers
         self.listeners = listeners
         self.released_event = released_event
+        for watched in (metrics, providers, listeners):
+            if watched is not None:
+                watch_dict(watched)
 
     def _new_slots(self, max_connections, bint fifo):
         """Begin anew with no connections; those that are lent are nobody's any more."""
@@ -138,12 +141,19 @@ cdef class PoolBase:
 
     cdef bint metrics_off(self) except -1:
         """Whether redis-py's recorder would do nothing, without asking it each time."""
+        cdef uint64_t metrics_version, providers_version
         if self.metrics is None:
             return True
-        if self.metrics["_metrics_collector"] is not None:
-            return False
-        instance = self.providers["_observability_instance"]
-        return instance is None or instance._provider_manager is None
+        metrics_version = dict_version(self.metrics)
+        providers_version = dict_version(self.providers)
+        if metrics_version == 0 or metrics_version != self.metrics_version \
+                or providers_version != self.providers_version:
+            self.collector = self.metrics["_metrics_collector"]
+            self.provider = self.providers["_observability_instance"]
+            self.metrics_version = metrics_version
+            self.providers_version = providers_version
+        return self.collector is None and (
+            self.provider is None or self.provider._provider_manager is None)
 
     def _is_measured(self):
         """Whether anybody collects redis-py's metrics."""
@@ -151,11 +161,16 @@ cdef class PoolBase:
 
     cdef bint only_default_listener(self) except -1:
         """Whether a return has no listener but redis-py's own, which re-authenticates."""
+        cdef uint64_t version
         if self.listeners is None:
             return False
-        listeners = self.listeners.get(self.released_event)
-        return listeners is not None and len(listeners) == 1 \
-            and type(listeners[0]) is DEFAULT_LISTENER
+        version = dict_version(self.listeners)
+        if version == 0 or version != self.listeners_version:
+            self.released_listeners = self.listeners.get(self.released_event)
+            self.listeners_version = version
+        return (type(self.released_listeners) is list
+                and len(<list>self.released_listeners) == 1
+                and type((<list>self.released_listeners)[0]) is DEFAULT_LISTENER)
 
     @cython.binding(False)
     def get_connection(self, *args, **options):
@@ -301,9 +316,9 @@ cdef class PoolBase:
 
         A connection that is not lent by this pool is ignored, so a second release
         is harmless."""
-        self.take_back(connection)
+        self.take_back(connection, not self.metrics_off())
 
-    cdef int take_back(self, object connection) except -1:
+    cdef int take_back(self, object connection, bint measured) except -1:
         cdef Slots slots
         cdef uint32_t slot
         self.check_fork()
@@ -312,19 +327,30 @@ cdef class PoolBase:
         if slot == CP_SLOT_NONE or slot >= cp_slots_used(&slots.cells) or \
                 not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
             return 0
+        if not measured and isinstance(connection, ConnBase) \
+                and (<ConnBase>connection).pool_may_skip() and self.is_at_rest(connection):
+            return slots.give_back(slot, connection)
         return self.put_back(slots, slot, connection)
+
+    cdef int take_back_fused(self, ConnBase connection) except -1:
+        """take_back() for who has found may_fuse() at the checkout, and no metrics on."""
+        cdef Slots slots = self.slots
+        cdef uint32_t slot = connection.slot
+        if self.fork_generation == cp_fork_generation() and connection.home is slots.home \
+                and connection.session is not None and self.is_at_rest(connection) \
+                and cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+            return slots.give_back(slot, connection)
+        return self.take_back(connection, False)
+
+    cdef bint is_at_rest(self, ConnBase connection) except -1:
+        """Whether redis-py would do nothing with a connection of ours that comes back."""
+        return (not connection.reconnect and connection.re_auth_token is None
+                and connection.session.is_clean() and self.only_default_listener()
+                and self.gates() & GATE_OWNS != 0)
 
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1:
         """Bring a connection that is being returned to rest, and pass its slot on."""
         cdef bint keep = True
-        cdef ConnBase ours
-        if isinstance(connection, ConnBase):
-            ours = <ConnBase>connection
-            if ours.pool_may_skip() and not ours.reconnect and ours.re_auth_token is None \
-                    and ours.session.is_clean() and self.only_default_listener() \
-                    and self.gates() & GATE_OWNS \
-                    and self.metrics_off():
-                return slots.give_back(slot, connection)
         try:
             keep = self._return(connection)
         except BaseException:

@@ -93,6 +93,7 @@ cdef class Packer:
 
     cdef tuple plain(self, tuple args)
     cdef int append(self, Outbox out, tuple args) except -1
+    cdef bint append_simple(self, Outbox out, tuple args) except -1
     cdef bint is_plain(self, object arg) except -1
     cdef list words_of(self, object name)
     cdef list name_of(self, tuple args)

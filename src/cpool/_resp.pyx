@@ -26,7 +26,9 @@ cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object o)
     bint PyMemoryView_Check(object o)
     bint PyUnicode_IS_COMPACT_ASCII(object o)
-    long long PyLong_AsLongLongAndOverflow(object o, int *overflow) except? -1
+    const unsigned char *PyUnicode_1BYTE_DATA(object o)
+    Py_ssize_t PyUnicode_GET_LENGTH(object o)
+    long long PyLong_AsLongLongAndOverflow(object o, int *overflow) noexcept  # of an int
     int _PyBytes_Resize(PyObject **o, Py_ssize_t size) except -1
     void Py_XDECREF(PyObject *o)
 
@@ -135,8 +137,8 @@ cdef inline int put_string(cp_buf *buf, const char *data, Py_ssize_t size) excep
     return 0
 
 
-cdef inline int put_integer(cp_buf *buf, long long value) except -1:
-    cdef char digits[24]
+cdef inline char *digits_of(long long value, char *digits) noexcept:
+    """Write a number so that it ends at digits + 24; returns where it begins."""
     cdef char *at = digits + 24
     cdef unsigned long long rest
     rest = <unsigned long long>value if value >= 0 else 0 - <unsigned long long>value
@@ -149,7 +151,58 @@ cdef inline int put_integer(cp_buf *buf, long long value) except -1:
     if value < 0:
         at -= 1
         at[0] = c"-"
+    return at
+
+
+cdef inline int put_integer(cp_buf *buf, long long value) except -1:
+    cdef char digits[24]
+    cdef char *at = digits_of(value, digits)
     return put_string(buf, at, digits + 24 - at)
+
+
+cdef inline Py_ssize_t simple_size(object arg, bint utf8) noexcept:
+    """How many bytes put_simple() writes for it at most, headers aside; -1: it can't."""
+    cdef Py_ssize_t size = 24
+    cdef int overflow = 0
+    if PyBytes_CheckExact(arg):
+        size = PyBytes_GET_SIZE(arg)
+    elif PyUnicode_CheckExact(arg):
+        if not utf8 or not PyUnicode_IS_COMPACT_ASCII(arg):
+            return -1
+        size = PyUnicode_GET_LENGTH(arg)
+    elif not PyLong_CheckExact(arg):
+        return -1
+    else:
+        PyLong_AsLongLongAndOverflow(arg, &overflow)
+    return size if overflow == 0 and size <= LARGE_ARG_BYTES else -1
+
+
+cdef inline char *put_simple(char *to, object arg) noexcept:
+    """Write an argument of which simple_size() has told the room it needs."""
+    cdef const char *data
+    cdef Py_ssize_t size
+    cdef char digits[24]
+    cdef int overflow = 0
+    if PyBytes_CheckExact(arg):
+        data, size = PyBytes_AS_STRING(arg), PyBytes_GET_SIZE(arg)
+    elif PyUnicode_CheckExact(arg):
+        data, size = <const char *>PyUnicode_1BYTE_DATA(arg), PyUnicode_GET_LENGTH(arg)
+    else:
+        data = digits_of(PyLong_AsLongLongAndOverflow(arg, &overflow), digits)
+        size = digits + 24 - data
+    to = cp_put_header(to, c"$", <uint64_t>size)
+    memcpy(to, data, <size_t>size)
+    to[size] = c"\r"
+    to[size + 1] = c"\n"
+    return to + size + 2
+
+
+cdef bint is_one_word(object name) noexcept:
+    """Whether a command's name is a str that goes out as one argument."""
+    return (PyUnicode_CheckExact(name) and PyUnicode_IS_COMPACT_ASCII(name)
+            and PyUnicode_GET_LENGTH(name) > 0
+            and not has_space(<const char *>PyUnicode_1BYTE_DATA(name),
+                              PyUnicode_GET_LENGTH(name)))
 
 
 cdef bint has_space(const char *p, Py_ssize_t n) noexcept:
@@ -212,6 +265,26 @@ cdef class Packer:
         finally:
             out.writing = False
         return 0
+
+    cdef bint append_simple(self, Outbox out, tuple args) except -1:
+        """Write a command of short ASCII words, bytes and small integers, as most are.
+        Nothing can run meanwhile. False: it is none of these, and nothing was written."""
+        cdef size_t room = CP_HEADER_MAX
+        cdef Py_ssize_t i, size, n = len(args)
+        cdef char *to
+        if n == 0 or out.writing or not is_one_word(args[0]):
+            return False
+        for i in range(n):
+            size = simple_size(args[i], self.utf8)
+            if size < 0:
+                return False
+            room += <size_t>size + CP_HEADER_MAX + 2
+        to = cp_put_header(room_for(&out.buf, room), c"*", <uint64_t>n)
+        out.name_off = <size_t>(to - out.buf.data)
+        for i in range(n):
+            to = put_simple(to, args[i])
+        out.buf.len = <size_t>(to - out.buf.data)
+        return True
 
     cdef bint is_plain(self, object arg) except -1:
         """Whether append_arg() can write it without any Python code."""

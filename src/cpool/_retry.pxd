@@ -1,11 +1,15 @@
 # cython: language_level=3
 """The base of a connection's retry object. Layer 3."""
 
+from libc.stdint cimport uint32_t
+
 
 cdef class RetryBase:
     """What the retry object of a connection is made of, beside redis-py's."""
     cdef object inner       # the Retry that decides
     cdef void *connection   # borrowed; NULL once the connection is gone
     cdef bint patched       # somebody has put a call_with_retry on this instance
+    cdef uint32_t tag       # the version of the policy's type when its call was found to be
+    cdef Py_ssize_t size    # redis-py's, and how many attributes the policy had then
 
     cdef bint is_plain(self) except -1

@@ -6,13 +6,16 @@ the place to know that a read will follow a send.
 """
 
 cimport cython
-from cpython.object cimport PyObject_GenericSetAttr
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
+from libc.stdint cimport uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._gates cimport cp_type_version
 from cpool._session cimport Session
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
+    object PyObject_GenericGetDict(object o, void *context)
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 # Retry.call_with_retry as redis-py has it, set by cpool.connection.
@@ -57,8 +60,17 @@ cdef class RetryBase:
 
     cdef bint is_plain(self) except -1:
         """Whether redis-py's own call is what the policy and its view would run."""
-        return (not self.patched and type(self.inner).call_with_retry is ORIGINAL_CALL
-                and "call_with_retry" not in self.inner.__dict__)
+        cdef dict own = <dict>PyObject_GenericGetDict(self.inner, NULL)
+        cdef uint32_t tag = cp_type_version(<PyObject *>self.inner)
+        if self.patched:
+            return False
+        if tag != 0 and tag == self.tag and len(own) == self.size:
+            return True
+        if type(self.inner).call_with_retry is not ORIGINAL_CALL or "call_with_retry" in own:
+            return False
+        self.tag = tag
+        self.size = len(own)
+        return True
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)

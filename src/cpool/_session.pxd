@@ -57,7 +57,7 @@ cdef class Session:
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump_by_method(self, cp_patience *p) except *
     cdef int fill_big(self, cp_patience *p) except -1
-    cdef object next_reply(self, bint decode, cp_patience *p)
+    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience)
     cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
     cdef int left_or_not(self, object reply) except -1
     cdef int close(self) except -1

@@ -89,10 +89,11 @@ cdef class Session:
 
     cdef int enter(self, tuple args) except -1:
         """Encode a command into the outbox, and what it is into the ledger."""
-        cdef Outbox out
-        args = self.packer.plain(args)
-        out = self.out  # not before: Python code may have let another thread send it
-        self.packer.append(out, args)
+        cdef Outbox out = self.out
+        if not self.packer.append_simple(out, args):
+            args = self.packer.plain(args)
+            out = self.out  # Python code may have let another thread send it
+            self.packer.append(out, args)
         return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
 
     cdef int note_request(self, const char *data, size_t size) except -1:
@@ -269,8 +270,9 @@ cdef class Session:
             reader.big_got += got
         return 0
 
-    cdef object next_reply(self, bint decode, cp_patience *p):
-        """The next reply or push, waited for as long as `p` says.
+    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience):
+        """The next reply or push, waited for as long as `p` says (the socket's own
+        patience, or one that is for reading only).
 
         What has come in of it stays after a timeout, for the next call. Two threads
         can't read from one connection: the second gets an error, not garbage."""
@@ -286,7 +288,7 @@ cdef class Session:
         try:
             if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
                 out = self.detach()
-                lay_out(&sending, out, self.wire.idle_ns())
+                lay_out(&sending, out, p.idle_ns if own_patience else self.wire.idle_ns())
             return self.receive(decode, p, &sending, out)
         finally:
             self.reading = False

@@ -18,6 +18,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport memcpy
 
+cdef extern from "Python.h":
+    object PyObject_CallNoArgs(object callable)
+    bint PyFloat_CheckExact(object o)
+    double PyFloat_AS_DOUBLE(object o)
+
 # What a plain socket must still have for its descriptor to be used behind its
 # back: whoever has replaced one of these wants to see the calls.
 _VERBS = ("recv", "recv_into", "send", "sendall", "sendmsg")
@@ -38,10 +43,10 @@ def is_plain(sock):
 
 cdef int64_t ns_of(object timeout_s) except -1:
     """Nanoseconds of a Python timeout: None is for ever, negative is none left."""
-    cdef double seconds
-    if timeout_s is None:
-        return CP_FOREVER
-    seconds = timeout_s
+    return CP_FOREVER if timeout_s is None else ns_of_seconds(timeout_s)
+
+
+cdef int64_t ns_of_seconds(double seconds) noexcept:
     if seconds <= 0:
         return 0
     if seconds > 9e9:
@@ -80,12 +85,14 @@ cdef class Wire:
         cdef object timeout_s
         if self.gettimeout is None:
             return CP_FOREVER
-        timeout_s = self.gettimeout()
+        timeout_s = PyObject_CallNoArgs(self.gettimeout)
+        if PyFloat_CheckExact(timeout_s):
+            return ns_of_seconds(PyFloat_AS_DOUBLE(timeout_s))
         if timeout_s is not None and not isinstance(timeout_s, (float, int)):
             return CP_FOREVER  # a mock
         return ns_of(timeout_s)
 
-    cdef cp_peeked peek(self, char *byte) except *:
+    cdef cp_peeked peek(self, char *byte) noexcept:
         """What recv() would find now. Only for a descriptor."""
         return cp_wire_peek(&self.raw, byte)
 

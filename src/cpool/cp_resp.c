@@ -343,6 +343,12 @@ cp_put_header(char *to, char type, uint64_t number)
     char digits[20];
     int n = 0;
     *to++ = type;
+    if (number < 10) {
+        *to++ = (char)('0' + number);
+        *to++ = '\r';
+        *to++ = '\n';
+        return to;
+    }
     do {
         digits[n++] = (char)('0' + number % 10);
         number /= 10;
