@@ -34,6 +34,7 @@ MODULES = {
     "_slots": ["cp_waitq.c"],
     "_pool": ["cp_fork.c"],
     "_client": [],
+    "_pipeline": ["cp_exchange.c", "cp_wire.c", "cp_buf.c", "cp_resp.c"],
 }
 
 

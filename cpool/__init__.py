@@ -8,7 +8,7 @@ stays as it is.
 from importlib.metadata import PackageNotFoundError, version
 
 from cpool import fast_path
-from cpool.client import Redis, StrictRedis, from_url
+from cpool.client import Pipeline, Redis, StrictRedis, from_url
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
 from cpool.pool import BlockingConnectionPool, ConnectionPool
@@ -29,6 +29,7 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "Pipeline",
     "PoolStats",
     "Redis",
     "SSLConnection",

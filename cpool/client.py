@@ -14,12 +14,12 @@ from typing import Any
 import redis.client
 from redis.exceptions import ResponseError
 
-from cpool import _client
+from cpool import _client, _pipeline
 from cpool.connection import Connection
 from cpool.originals import original
 from cpool.pool import ConnectionPool
 
-__all__ = ["Redis", "StrictRedis", "from_url"]
+__all__ = ["Pipeline", "Redis", "StrictRedis", "from_url"]
 
 _client.set_originals(
     {
@@ -27,6 +27,27 @@ _client.set_originals(
         for name in ("_execute_command", "_send_command_parse_response", "parse_response")
     },
     redis.client.CaseInsensitiveDict,
+    ResponseError,
+)
+
+
+_pipeline.set_originals(
+    {
+        **{
+            name: frozenset({original(redis.client.Pipeline, name)})
+            for name in (
+                "_execute_pipeline",
+                "_execute_transaction",
+                "_himport_prepare_pipeline",
+                "raise_first_error",
+                "annotate_exception",
+            )
+        },
+        "parse_response": frozenset(
+            original(owner, "parse_response")
+            for owner in (redis.client.Pipeline, redis.client.Redis)
+        ),
+    },
     ResponseError,
 )
 
@@ -96,6 +117,18 @@ class Redis(_client.ClientBase, redis.client.Redis):
             vars(redis.client.Redis)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
         )
     )
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        """Return a new pipeline, as redis-py's method does: a `cpool.Pipeline`."""
+        return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):  # type: ignore[misc]
+    """A pipeline: `redis.client.Pipeline`, its commands one compiled exchange.
+
+    Commands and replies pass each other on the way, so any number of them needs little
+    memory beside the commands and the results. Not thread-safe, as redis-py's.
+    """
 
 
 Redis.__init__.__signature__ = _signature.replace(

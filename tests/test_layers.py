@@ -58,7 +58,7 @@ LAYERS = [
     layer(
         2,
         "wire",
-        "wire",
+        "wire exchange",
         "_wire",
         f"{PLAIN_C} errno.h fcntl.h poll.h sys/socket.h sys/time.h sys/uio.h",
         "_socket ssl",
@@ -73,7 +73,7 @@ LAYERS = [
     ),
     layer(4, "queue", "slots idle waitq", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
     layer(5, "pool", "", "_slots _pool", PLAIN_C, "threading weakref"),
-    layer(6, "hot path", "", "_client", PLAIN_C, ""),
+    layer(6, "hot path", "", "_client _pipeline", PLAIN_C, ""),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
     name: row for row in LAYERS for name in row.cython

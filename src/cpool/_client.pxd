@@ -42,8 +42,13 @@ cdef class ClientBase:
     cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1
 
 
+cdef object NEVER_SET
+
 cdef int note(int why) except -1
 cdef int connection_refusal(object connection) except -1
 cdef object finish(ClientBase client, object name, object reply, dict options, bint plain)
-cdef object called_back(object callbacks, object name, object reply, dict options,
-                        bint plain)
+cdef object called_back(object callbacks, object name, object reply, dict options, bint plain,
+                        bint all_options)
+cdef bint is_ordinary(object name) except -1
+cdef bint is_plain_options(dict options) except -1
+cdef bint is_switched_on() noexcept

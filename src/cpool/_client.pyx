@@ -64,6 +64,10 @@ def is_enabled():
     return enabled
 
 
+cdef bint is_switched_on() noexcept:
+    return enabled
+
+
 def counted():
     """How often each of REASONS was met."""
     return [counts[i] for i in range(N_REASONS)]
@@ -159,7 +163,7 @@ cdef class ClientBase:
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options):
         cdef object reply, error
-        cdef bint plain = options is None or is_plain(options)
+        cdef bint plain = options is None or is_plain_options(options)
         counts[TAKEN] += 1
         try:
             reply = connection.exchange(args, plain or "NEVER_DECODE" not in options)
@@ -250,6 +254,8 @@ cdef int connection_refusal(object connection) except -1:
     if not isinstance(connection, ConnBase) or not (<ConnBase>connection).may_fuse():
         return CONNECTION
     ours = <ConnBase>connection
+    if ours.holder != 0:
+        return CONNECTION
     if ours.health_is_due():
         return HEALTH_CHECK
     retry = ours.retry if ours.retry_view is None else ours.retry_view
@@ -265,11 +271,13 @@ cdef object finish(ClientBase client, object name, object reply, dict options, b
             raise reply
         finally:
             reply = None  # no reference cycle through the traceback
-    return called_back(client.callbacks, name, reply, options, plain)
+    return called_back(client.callbacks, name, reply, options, plain, False)
 
 
-cdef object called_back(object callbacks, object name, object reply, dict options,
-                        bint plain):
+cdef object called_back(object callbacks, object name, object reply, dict options, bint plain,
+                        bint all_options):
+    """The reply as the command's callback returns it, if it has one. all_options: it is to
+    get all but the keys, as at the end of a transaction."""
     cdef PyObject *found
     if type(callbacks) is CALLBACKS and is_upper(name):
         found = PyDict_GetItemWithError(callbacks, name)  # its keys are upper case
@@ -285,7 +293,7 @@ cdef object called_back(object callbacks, object name, object reply, dict option
     return callback(reply, **{key: value for key, value in options.items() if key not in OURS})
 
 
-cdef bint is_plain(dict options) except -1:
+cdef bint is_plain_options(dict options) except -1:
     """Whether a callback is to get none of the options: there are none but redis-py's own
     note of the keys."""
     cdef PyObject *name

@@ -14,6 +14,7 @@ cdef class ParserBase:
     cdef bint patched       # somebody has replaced a method on this instance
 
     cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns)
+    cdef int account(self, Session s, object reply) except -1
     cdef int not_asked_for(self, Session s) except -1
 
 
@@ -55,6 +56,7 @@ cdef class ConnBase:
     cdef int failed(self, Session s, object error, bint disconnect) except -1
     cdef int put_off_health_check(self) except -1
     cdef bint may_fuse(self) except -1
+    cdef bint may_begin(self) noexcept
     cdef bint health_is_due(self) except -1
     cdef object exchange(self, tuple args, bint decode)
 
@@ -66,3 +68,4 @@ cdef enum:
     GATE_HEALTH = 8     # check_health is redis-py's
     GATE_BATCH = 16     # what a rehearsed handshake calls
     GATE_FUSE = 32      # nobody stands before our send_command and read_response
+    GATE_BULK = 64      # nor before send_packed_command and pack_commands

@@ -133,20 +133,25 @@ cdef class ParserBase:
                     raise from_status(CP_E_EOF, 0)
                 reply = None
                 continue
-            s.owed -= 1
-            if s.flags & CP_SESSION_LEAVING:
-                s.left_or_not(reply)
-            if s.owed < 0:
-                s.owed = 0
-                self.not_asked_for(s)
-            if s.reader.fatal is not None:
-                # No reference from the session to the error, whose traceback holds it.
-                reply, s.reader.fatal = s.reader.fatal, None
-                try:
-                    raise reply
-                finally:
-                    reply = None
+            self.account(s, reply)
             return reply
+
+    cdef int account(self, Session s, object reply) except -1:
+        """Enter a reply into the ledger; raise the error in it that ends the connection."""
+        s.owed -= 1
+        if s.flags & CP_SESSION_LEAVING:
+            s.left_or_not(reply)
+        if s.owed < 0:
+            s.owed = 0
+            self.not_asked_for(s)
+        if s.reader.fatal is not None:
+            # No reference from the session to the error, whose traceback holds it.
+            reply, s.reader.fatal = s.reader.fatal, None
+            try:
+                raise reply
+            finally:
+                reply = None
+        return 0
 
     cdef int not_asked_for(self, Session s) except -1:
         """A reply to nothing the ledger knows of can't be told whose it is, unless
@@ -202,7 +207,7 @@ cdef tuple HANDSHAKE = (
 )
 cdef object OBSERVED = frozenset((
     "send_packed_command", "check_health", "connect", "can_read", "should_reconnect",
-    "re_auth", "read_response", "send_command",
+    "re_auth", "read_response", "send_command", "pack_commands",
 ))
 
 
@@ -541,8 +546,14 @@ cdef class ConnBase:
         cdef int needed = GATE_SEND | GATE_READ | GATE_POOL | GATE_HEALTH | GATE_FUSE
         return (self.session is not None and (self.gates() & needed) == needed
                 and self.reader is not None and not self.reader.patched
-                and type(self.packer) is Packer and self.holder == 0
-                and self.script is None and not self.rehearsing)
+                and type(self.packer) is Packer and self.script is None
+                and not self.rehearsing)
+
+    cdef bint may_begin(self) noexcept:
+        """Whether nothing is under way: the next reply will be to what is sent next."""
+        cdef Session s = self.session
+        return (s is not None and s.owed == 0 and not s.has_unread() and s.out.is_empty()
+                and not s.broken)
 
     cdef bint health_is_due(self) except -1:
         if self.health_interval is NO_INTERVAL or not self.health_interval:
@@ -682,6 +693,7 @@ cdef Gates GATES = Gates(ConnBase, (
     (GATE_HEALTH, ("check_health",), FRONT),
     (GATE_BATCH, HANDSHAKE, FRONT),
     (GATE_FUSE, ("send_command", "read_response"), OWN),
+    (GATE_BULK, ("send_packed_command", "pack_commands"), OWN),
 ))
 
 

@@ -36,6 +36,7 @@ cdef enum:
     BEHIND = 1      # behind our base, as super() does: an original
     OWN = 2         # at the type: our base's method only
     NOWHERE = 3     # at the type: there must be nothing of that name
+    EVERY = 4       # at the type: every one of that name is our base's or an original
 
 
 cdef struct cp_gate:

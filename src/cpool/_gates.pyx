@@ -89,7 +89,10 @@ cdef class Gates:
                     return False
                 if base is self.base or where == OWN:
                     return base is self.base
-                return base.__dict__[name] in self.originals[name]
+                if base.__dict__[name] not in self.originals[name]:
+                    return False
+                if where != EVERY:
+                    return True
             if base is self.base:
                 begun = True
         return where != OWN  # this redis-py has no such method

@@ -63,6 +63,12 @@ cdef extern from "cp_resp.h" nogil:
     char *cp_put_header(char *to, char type, uint64_t number)
 
 
+cdef enum:
+    # What a buffer keeps after a large reply, and what one without any may keep.
+    FIRST_BUFFER_BYTES = 16384
+    KEEP_BUFFER_BYTES = 65536
+
+
 cdef struct Segment:
     size_t upto             # how many bytes of the outbox go out before it
     const char *data        # a large argument, where its owner has it
@@ -94,6 +100,7 @@ cdef class Packer:
     cdef tuple plain(self, tuple args)
     cdef int append(self, Outbox out, tuple args) except -1
     cdef bint append_simple(self, Outbox out, tuple args) except -1
+    cdef bint is_simple(self, tuple args) noexcept
     cdef bint is_plain(self, object arg) except -1
     cdef list words_of(self, object name)
     cdef list name_of(self, tuple args)

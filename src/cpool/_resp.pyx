@@ -47,9 +47,6 @@ cdef enum:
     LARGE_ARG_BYTES = 16384
     # pack_chunks() splits like redis-py's Python packer, which callers can see.
     CHUNK_BYTES = 6000
-    # What a buffer keeps after a large reply, and what one without any may keep.
-    FIRST_BUFFER_BYTES = 16384
-    KEEP_BUFFER_BYTES = 65536
     # The first room of a string that is received straight into its bytes object.
     FIRST_BIG_BYTES = 262144
 
@@ -284,6 +281,14 @@ cdef class Packer:
         for i in range(n):
             to = put_simple(to, args[i])
         out.buf.len = <size_t>(to - out.buf.data)
+        return True
+
+    cdef bint is_simple(self, tuple args) noexcept:
+        """Whether append_simple() can write it, if its name is one word."""
+        cdef Py_ssize_t i
+        for i in range(len(args)):
+            if simple_size(args[i], self.utf8) < 0:
+                return False
         return True
 
     cdef bint is_plain(self, object arg) except -1:

@@ -24,6 +24,11 @@ cdef struct Sending:
     cp_patience patience
 
 
+cdef enum:
+    # A string above this size is received straight into its bytes object.
+    BIG_BYTES = 65536
+
+
 cdef class Session:
     """From connect to disconnect: everything that belongs to one socket.
 
@@ -67,6 +72,8 @@ cdef class Session:
 
 
 cdef object from_status(int status, int err)
+cdef object in_use_elsewhere()
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1
 cdef bint can_read(Session s, cp_patience *p) except -1
 cdef Session begin_session(object connection, object make_error)
 cdef object packed(list chunks, Py_ssize_t commands, list effects)

@@ -28,10 +28,8 @@ cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
 
 cdef enum:
-    # How much room a recv() gets at least, and above which size a string is
-    # received straight into its bytes object.
+    # How much room a recv() gets at least.
     RECV_ROOM_BYTES = 16384
-    BIG_BYTES = 65536
 
 
 class Packed(list):

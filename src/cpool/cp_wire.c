@@ -106,6 +106,12 @@ cp_wire_wait(const cp_wire *w, cp_patience *patience, int *err)
     return st;
 }
 
+cp_status
+cp_wire_wait_either(const cp_wire *w, cp_patience *patience, int *err)
+{
+    return cp_wire__poll(w->fd, POLLIN | POLLOUT, patience, CP_E_WTIMEOUT, CP_E_WRITE, err);
+}
+
 static int
 cp_wire__advance(struct iovec **iov, int count, size_t n)
 {
@@ -123,33 +129,40 @@ cp_wire__advance(struct iovec **iov, int count, size_t n)
 }
 
 cp_status
-cp_wire_send(cp_wire *w, struct iovec *iov, int count, cp_patience *patience, int *err)
+cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
 {
     struct msghdr msg;
     memset(&msg, 0, sizeof msg);
-    while (count > 0) {
+    while (*count > 0) {
         ssize_t n;
-        msg.msg_iov = iov;
-        msg.msg_iovlen = (unsigned)(count < CP_WIRE_IOV ? count : CP_WIRE_IOV);
-        if (count == 1)
-            n = send(w->fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        msg.msg_iov = *iov;
+        msg.msg_iovlen = (unsigned)(*count < CP_WIRE_IOV ? *count : CP_WIRE_IOV);
+        if (*count == 1)
+            n = send(w->fd, (*iov)->iov_base, (*iov)->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
         else
             n = sendmsg(w->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n >= 0) {
-            count = cp_wire__advance(&iov, count, (size_t)n);
-            continue;
+        if (n < 0) {
+            *err = errno;
+            if (errno == EINTR)
+                return CP_E_INTR;
+            return cp_wire__would_block(errno) ? CP_AGAIN : CP_E_WRITE;
         }
-        *err = errno;
-        if (errno == EINTR)
-            return CP_E_INTR;
-        if (!cp_wire__would_block(errno))
-            return CP_E_WRITE;
-        cp_status st = cp_wire__poll(w->fd, POLLOUT, patience, CP_E_WTIMEOUT,
-                                     CP_E_WRITE, err);
+        *count = cp_wire__advance(iov, *count, (size_t)n);
+    }
+    return CP_OK;
+}
+
+cp_status
+cp_wire_send(cp_wire *w, struct iovec *iov, int count, cp_patience *patience, int *err)
+{
+    for (;;) {
+        cp_status st = cp_wire_try_send(w, &iov, &count, err);
+        if (st != CP_AGAIN)
+            return st;
+        st = cp_wire__poll(w->fd, POLLOUT, patience, CP_E_WTIMEOUT, CP_E_WRITE, err);
         if (st != CP_OK && st != CP_AGAIN)
             return st;
     }
-    return CP_OK;
 }
 
 /* One recv(). Where the kernel keeps the time (nothing but SO_RCVTIMEO bounds
@@ -165,6 +178,22 @@ cp_wire__recv_once(const cp_wire *w, struct iovec *iov, int count, int may_block
     msg.msg_iov = iov;
     msg.msg_iovlen = (unsigned)count;
     return recvmsg(w->fd, &msg, flags);
+}
+
+cp_status
+cp_wire_try_recv(cp_wire *w, struct iovec *iov, size_t *got, int *err)
+{
+    ssize_t n = cp_wire__recv_once(w, iov, 1, 0);
+    if (n > 0) {
+        *got = (size_t)n;
+        return CP_OK;
+    }
+    if (n == 0)
+        return CP_E_EOF;
+    *err = errno;
+    if (errno == EINTR)
+        return CP_E_INTR;
+    return cp_wire__would_block(errno) ? CP_AGAIN : CP_E_READ;
 }
 
 cp_status

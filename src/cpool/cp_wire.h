@@ -43,6 +43,14 @@ cp_status cp_wire_send(cp_wire *w, struct iovec *iov, int count,
 cp_status cp_wire_recv(cp_wire *w, struct iovec *iov, int count, size_t *got,
                        cp_patience *patience, int *err);
 
+/* What can be done of either at once: CP_AGAIN where it would block. */
+cp_status cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err);
+cp_status cp_wire_try_recv(cp_wire *w, struct iovec *iov, size_t *got, int *err);
+
+/* Wait until send() or recv() would not block; nothing in time: CP_E_WTIMEOUT. May
+ * end early with CP_AGAIN. */
+cp_status cp_wire_wait_either(const cp_wire *w, cp_patience *patience, int *err);
+
 /* Wait until recv() would not block. Same results as cp_wire_recv(). */
 cp_status cp_wire_wait(const cp_wire *w, cp_patience *patience, int *err);
 

@@ -1,0 +1,1 @@
+"""The gates have no Python side: compiled code asks them."""

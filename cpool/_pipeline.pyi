@@ -1,0 +1,9 @@
+"""Types of the compiled exchange of pipelines."""
+
+from typing import Any
+
+from cpool._client import ClientBase
+
+class PipelineBase(ClientBase): ...
+
+def set_originals(functions: dict[str, Any], response_error: type[Exception]) -> None: ...
