@@ -123,7 +123,7 @@ class Redis(_client.ClientBase, redis.client.Redis):
         return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):  # type: ignore[misc]
+class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
     """A pipeline: `redis.client.Pipeline`, its commands one compiled exchange.
 
     Commands and replies pass each other on the way, so any number of them needs little
