@@ -37,7 +37,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "mock sockets don't work with hiredis",
     )
     add("--server", metavar="PATH", help="server to run; default: redis-server on the PATH")
-    add("--swap", choices=("pools",), default="pools", help="what to replace")
+    add(
+        "--swap",
+        choices=("pools", "clients"),
+        default="pools",
+        help="what to replace: the pools and connections, or the clients and pipelines too",
+    )
     add(
         *("--only",),
         action="append",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,7 @@ class Usage:
     not_replaced: list[str]
     cpool: dict[str, str | None] = field(default_factory=dict)
     plain_pools: list[str] = field(default_factory=list)
+    fast_path: dict[str, int] = field(default_factory=dict)
 
     def total(self, maker: str, role: str) -> int:
         return sum(n for (who, what, _), n in self.made.items() if (who, what) == (maker, role))
@@ -175,9 +177,19 @@ class Usage:
         found = []
         if not self.checkouts:
             found.append("no connection was checked out of cpool's pools")
+        if "Redis" in self.replaced and not self.fast_path.get("taken"):
+            found.append("no command was one compiled call")
         if plain := self.total("redis-py", "pool"):
             found.append(f"{plain} pools of redis-py's own classes were made")
         return found
+
+
+def added_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts by name."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
 
 
 def usage_of(swapped: StageResult) -> Usage:
@@ -195,4 +207,5 @@ def usage_of(swapped: StageResult) -> Usage:
         not_replaced=last["not_replaced"],
         cpool=last.get("cpool", {}),
         plain_pools=[line for proof in told for line in proof.get("plain_pools", ())],
+        fast_path=added_up(proof.get("fast_path", {}) for proof in told),
     )

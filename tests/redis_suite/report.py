@@ -87,6 +87,9 @@ def print_usage(console: Console, usage: Usage) -> None:
             f"{role}s", *(str(usage.total(side, role)) for side in ("cpool", "redis-py"))
         )
     table.add_row("checkouts, at least", str(usage.checkouts), "")
+    for name, count in usage.fast_path.items():
+        if "Redis" in usage.replaced and count:
+            table.add_row(f"compiled calls: {name}", str(count), "")
     console.print(table)
     for line in usage.plain_pools:
         console.print(f"pool of redis-py's own made in {escape(line)}")
@@ -140,6 +143,7 @@ def as_json(
             "cpool": usage.cpool,
             "plain_pools": usage.plain_pools,
             "checkouts": usage.checkouts,
+            "fast_path": usage.fast_path,
             "made": [[*key, count] for key, count in sorted(usage.made.items())],
             "replaced": usage.replaced,
             "not_replaced": usage.not_replaced,

@@ -62,8 +62,12 @@ POOLS = (
     Swap("redis.sentinel", "SentinelManagedSSLConnection", "connection", required=False),
     Swap("redis.connection", "CacheProxyConnection", "connection", required=False),
 )
+CLIENTS = (
+    Swap("redis.client", "Redis", "client"),
+    Swap("redis.client", "Pipeline", "client"),
+)
 # A configuration is a row here; the runner offers the keys.
-CONFIGURATIONS: dict[str, tuple[Swap, ...]] = {"pools": POOLS}
+CONFIGURATIONS: dict[str, tuple[Swap, ...]] = {"pools": POOLS, "clients": (*POOLS, *CLIENTS)}
 
 
 class SwapError(Exception):
@@ -259,12 +263,19 @@ class Proof:
         return {
             "cpool": {name: getattr(cpool, name, None) for name in ("__version__", "__file__")},
             "checkouts": self.checkouts,
+            "fast_path": fast_path_counts(),
             "names_rebound": self.names_rebound,
             "replaced": sorted(original.__name__ for original in self.pairs),
             "not_replaced": self.missing,
             "plain_pools": self.plain_pools,
             "made": [[*key, n] for key, n in sorted(self.made.items())],
         }
+
+
+def fast_path_counts() -> dict[str, int]:
+    """Return how often cpool's clients took the compiled call, and why they did not."""
+    stats = importlib.import_module("cpool").fast_path.stats()
+    return {"taken": stats.taken, **stats.refused}
 
 
 def checkouts_of(pool: Any) -> int:
