@@ -12,6 +12,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 import redis.client
+from redis._parsers import helpers
 from redis.exceptions import ResponseError
 
 from cpool import _client, _pipeline
@@ -28,6 +29,8 @@ _client.set_originals(
     },
     redis.client.CaseInsensitiveDict,
     ResponseError,
+    helpers.parse_set_result,
+    helpers.bool_ok,
 )
 
 

@@ -54,7 +54,7 @@ def layer(number: int, name: str, c: str, cython: str, headers: str, modules: st
 PLAIN_C = "stddef.h stdint.h stdlib.h string.h limits.h"
 LAYERS = [
     layer(0, "platform", "status clock fork", "", f"{PLAIN_C} time.h pthread.h stdatomic.h", ""),
-    layer(1, "codec", "buf resp", "_resp", PLAIN_C, ""),
+    layer(1, "codec", "buf resp utf8", "_resp", PLAIN_C, ""),
     layer(
         2,
         "wire",

@@ -14,6 +14,7 @@ from libc.stdint cimport uint64_t
 from cpool._conn cimport ConnBase
 from cpool._gates cimport BEHIND, FRONT, NOWHERE, Gates, gates_of, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
+from cpool._resp cimport OK_REPLY
 from cpool._retry cimport RetryBase
 
 cdef extern from "Python.h":
@@ -21,6 +22,7 @@ cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object o)
     bint PyUnicode_IS_COMPACT_ASCII(object o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
+    int PyUnicode_Compare(object a, object b) noexcept  # of two str
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 REASONS = (
@@ -42,12 +44,16 @@ cdef object NEVER_SET = object()
 cdef object EXECUTE = None
 cdef object CALLBACKS = None
 cdef object RESPONSE_ERROR = None
+cdef object SET_RESULT = None
+cdef object BOOL_OK = None
 
 
-def set_originals(functions, callbacks, response_error):
-    """Tell which functions of redis-py's client the core may stand in for, by name, and
-    the classes of its callback tables and of error replies."""
-    global EXECUTE, CALLBACKS, RESPONSE_ERROR
+def set_originals(functions, callbacks, response_error, set_result, bool_ok):
+    """Tell which functions of redis-py's client the core may stand in for, by name; the
+    classes of its callback tables and of error replies; its two callbacks that make True
+    of an OK."""
+    global EXECUTE, CALLBACKS, RESPONSE_ERROR, SET_RESULT, BOOL_OK
+    SET_RESULT, BOOL_OK = set_result, bool_ok
     GATES.originals.update({name: frozenset((f,)) for name, f in functions.items()})
     EXECUTE = functions["_execute_command"]
     CALLBACKS = callbacks
@@ -289,6 +295,8 @@ cdef object called_back(object callbacks, object name, object reply, dict option
     else:
         return reply
     if plain:
+        if is_ok(reply) and (callback is SET_RESULT or callback is BOOL_OK):
+            return True
         return callback(reply)
     return callback(reply, **{key: value for key, value in options.items() if key not in OURS})
 
@@ -307,6 +315,12 @@ cdef bint is_plain_options(dict options) except -1:
 cdef object KEYS = "keys"
 # Options for parse_response itself.
 cdef object OURS = frozenset(("NEVER_DECODE", "EMPTY_RESPONSE", "keys"))
+
+
+cdef bint is_ok(object reply) noexcept:
+    if PyUnicode_CheckExact(reply):
+        return PyUnicode_Compare(reply, "OK") == 0
+    return reply is OK_REPLY
 
 
 cdef bint is_upper(object name) except -1:

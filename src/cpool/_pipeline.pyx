@@ -349,17 +349,23 @@ cdef bint is_ordinary_exec(Batch batch, Py_ssize_t count) except -1:
     return True
 
 
-class Retold:
+@cython.internal
+@cython.final
+cdef class Retold:
     """A connection as redis-py's `_execute_transaction` sees it when the commands were
     sent and their replies have come: reading gives them one by one."""
 
-    def __init__(self, connection, replies, error):
-        self._connection = connection
-        self._replies = iter(replies)
-        self._error = error
+    cdef object connection
+    cdef object replies
+    cdef object error
+
+    def __cinit__(self, connection, replies, error):
+        self.connection = connection
+        self.replies = iter(replies)
+        self.error = error
 
     def __getattr__(self, name):
-        return getattr(self._connection, name)
+        return getattr(self.connection, name)
 
     def pack_commands(self, commands):
         return ()
@@ -368,14 +374,14 @@ class Retold:
         pass
 
     def read_response(self, *args, **kwargs):
-        for reply in self._replies:
+        for reply in self.replies:
             if not PyExceptionInstance_Check(reply):
                 return reply
             try:
                 raise reply
             finally:
                 reply = None
-        raise self._error
+        raise self.error
 
 
 cdef bint may_watch(object name) noexcept:

@@ -63,6 +63,14 @@ cdef extern from "cp_resp.h" nogil:
     char *cp_put_header(char *to, char type, uint64_t number)
 
 
+cdef extern from "cp_utf8.h" nogil:
+    ptrdiff_t cp_utf8_size(const void *text, int width, size_t n)
+    char *cp_utf8_put(char *to, const void *text, int width, size_t n)
+
+
+cdef object OK_REPLY            # what "+OK" is, where replies are not decoded
+
+
 cdef enum:
     # What a buffer keeps after a large reply, and what one without any may keep.
     FIRST_BUFFER_BYTES = 16384
@@ -81,12 +89,12 @@ cdef class Outbox:
     cdef Segment *segments  # large arguments, in the order they go out
     cdef int count          # how many of them
     cdef int room           # how many there is room for
-    cdef list held          # memoryviews that keep the segments' memory alive
+    cdef list held          # who keeps the segments' memory in place
     cdef size_t name_off    # in buf: the header of the last command's name
     cdef bint writing       # a command is being written: nobody may take it away
 
     cdef bint is_empty(self) noexcept
-    cdef int add_segment(self, object data) except -1
+    cdef int add_segment(self, object holder, const char *data, size_t size) except -1
     cdef void truncate(self, size_t length, int count) noexcept
     cdef void clear(self) noexcept
 
@@ -107,7 +115,9 @@ cdef class Packer:
     cdef int append_name(self, Outbox out, object name, list words) except -1
     cdef int append_arg(self, Outbox out, object arg) except -1
     cdef int append_odd(self, Outbox out, object arg) except -1
-    cdef int append_large(self, Outbox out, object data, Py_ssize_t size) except -1
+    cdef int append_text(self, Outbox out, object text) except -1
+    cdef int append_large(self, Outbox out, object holder, const char *data,
+                          Py_ssize_t size) except -1
     cdef int append_chunks(self, Outbox out, list chunks, tuple args,
                            bint more=*) except -1
     cdef int append_chunk(self, Outbox out, list chunks, object arg) except -1

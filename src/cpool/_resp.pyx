@@ -13,12 +13,12 @@ from cpython.bytes cimport (
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_CheckExact
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.mem cimport PyMem_Free, PyMem_RawFree, PyMem_RawRealloc
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.unicode cimport PyUnicode_Decode, PyUnicode_DecodeUTF8
-from libc.string cimport memchr, memcpy
+from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_Decode, PyUnicode_DecodeUTF8
+from libc.string cimport memchr, memcpy, strlen
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "Python.h":
@@ -26,8 +26,14 @@ cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object o)
     bint PyMemoryView_Check(object o)
     bint PyUnicode_IS_COMPACT_ASCII(object o)
-    const unsigned char *PyUnicode_1BYTE_DATA(object o)
+    const void *PyUnicode_DATA(object o)
+    int PyUnicode_KIND(object o)
     Py_ssize_t PyUnicode_GET_LENGTH(object o)
+    bint PyFloat_CheckExact(object o)
+    double PyFloat_AS_DOUBLE(object o)
+    const int Py_DTSF_ADD_DOT_0
+    char *PyOS_double_to_string(double value, char format, int precision, int flags,
+                                int *type) except NULL
     long long PyLong_AsLongLongAndOverflow(object o, int *overflow) noexcept  # of an int
     int _PyBytes_Resize(PyObject **o, Py_ssize_t size) except -1
     void Py_XDECREF(PyObject *o)
@@ -53,7 +59,7 @@ cdef enum:
 DEFAULT_MAX_DEPTH = 512
 DEFAULT_MAX_BULK_BYTES = 512 * 1024 * 1024
 
-_OK = b"OK"
+cdef object OK_REPLY = b"OK"
 # By cp_why: the names cpool.errors knows.
 WHY = ("", "type", "length", "limit", "depth", "ending", "push")
 
@@ -82,11 +88,8 @@ cdef class Outbox:
     cdef bint is_empty(self) noexcept:
         return self.buf.len == 0 and self.count == 0
 
-    cdef int add_segment(self, object data) except -1:
-        """Let a bytes-like object's own memory go out next. No copy is made."""
-        cdef object view = memoryview(data)
-        if not view.c_contiguous:
-            raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    cdef int add_segment(self, object holder, const char *data, size_t size) except -1:
+        """Let memory that its holder keeps in place go out next. No copy is made."""
         cdef Segment *grown
         cdef int room
         if self.count == self.room:
@@ -96,10 +99,10 @@ cdef class Outbox:
                 raise MemoryError()
             self.segments = grown
             self.room = room
-        self.held.append(view)
+        self.held.append(holder)
         self.segments[self.count].upto = self.buf.len
-        self.segments[self.count].data = <const char *>PyMemoryView_GET_BUFFER(view).buf
-        self.segments[self.count].size = <size_t>PyMemoryView_GET_BUFFER(view).len
+        self.segments[self.count].data = data
+        self.segments[self.count].size = size
         self.count += 1
         return 0
 
@@ -151,6 +154,15 @@ cdef inline char *digits_of(long long value, char *digits) noexcept:
     return at
 
 
+cdef int put_float(cp_buf *buf, double value) except -1:
+    """repr(), as redis-py encodes a float."""
+    cdef char *text = PyOS_double_to_string(value, c"r", 0, Py_DTSF_ADD_DOT_0, NULL)
+    try:
+        return put_string(buf, text, <Py_ssize_t>strlen(text))
+    finally:
+        PyMem_Free(text)
+
+
 cdef inline int put_integer(cp_buf *buf, long long value) except -1:
     cdef char digits[24]
     cdef char *at = digits_of(value, digits)
@@ -164,14 +176,33 @@ cdef inline Py_ssize_t simple_size(object arg, bint utf8) noexcept:
     if PyBytes_CheckExact(arg):
         size = PyBytes_GET_SIZE(arg)
     elif PyUnicode_CheckExact(arg):
-        if not utf8 or not PyUnicode_IS_COMPACT_ASCII(arg):
-            return -1
-        size = PyUnicode_GET_LENGTH(arg)
+        size = text_size(arg) if utf8 else -1
     elif not PyLong_CheckExact(arg):
         return -1
     else:
         PyLong_AsLongLongAndOverflow(arg, &overflow)
     return size if overflow == 0 and size <= LARGE_ARG_BYTES else -1
+
+
+cdef inline Py_ssize_t text_size(object text) noexcept:
+    """How many bytes a str is in UTF-8; -1: there is none for it."""
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        return PyUnicode_GET_LENGTH(text)
+    return cp_utf8_size(PyUnicode_DATA(text), <int>PyUnicode_KIND(text),
+                        <size_t>PyUnicode_GET_LENGTH(text))
+
+
+cdef inline char *put_text(char *to, object text, Py_ssize_t size) noexcept:
+    """Write a str of that text_size()."""
+    to = cp_put_header(to, c"$", <uint64_t>size)
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        memcpy(to, PyUnicode_DATA(text), <size_t>size)
+    else:
+        cp_utf8_put(to, PyUnicode_DATA(text), <int>PyUnicode_KIND(text),
+                    <size_t>PyUnicode_GET_LENGTH(text))
+    to[size] = c"\r"
+    to[size + 1] = c"\n"
+    return to + size + 2
 
 
 cdef inline char *put_simple(char *to, object arg) noexcept:
@@ -183,7 +214,7 @@ cdef inline char *put_simple(char *to, object arg) noexcept:
     if PyBytes_CheckExact(arg):
         data, size = PyBytes_AS_STRING(arg), PyBytes_GET_SIZE(arg)
     elif PyUnicode_CheckExact(arg):
-        data, size = <const char *>PyUnicode_1BYTE_DATA(arg), PyUnicode_GET_LENGTH(arg)
+        return put_text(to, arg, text_size(arg))
     else:
         data = digits_of(PyLong_AsLongLongAndOverflow(arg, &overflow), digits)
         size = digits + 24 - data
@@ -198,8 +229,7 @@ cdef bint is_one_word(object name) noexcept:
     """Whether a command's name is a str that goes out as one argument."""
     return (PyUnicode_CheckExact(name) and PyUnicode_IS_COMPACT_ASCII(name)
             and PyUnicode_GET_LENGTH(name) > 0
-            and not has_space(<const char *>PyUnicode_1BYTE_DATA(name),
-                              PyUnicode_GET_LENGTH(name)))
+            and not has_space(<const char *>PyUnicode_DATA(name), PyUnicode_GET_LENGTH(name)))
 
 
 cdef bint has_space(const char *p, Py_ssize_t n) noexcept:
@@ -295,7 +325,9 @@ cdef class Packer:
         """Whether append_arg() can write it without any Python code."""
         cdef int overflow = 0
         if PyUnicode_CheckExact(arg):
-            return self.utf8 and PyUnicode_IS_COMPACT_ASCII(arg) and len(arg) <= LARGE_ARG_BYTES
+            return self.utf8 and text_size(arg) >= 0
+        if PyFloat_CheckExact(arg):
+            return self.encode is not None
         if PyLong_CheckExact(arg):
             PyLong_AsLongLongAndOverflow(arg, &overflow)
             return overflow == 0
@@ -341,31 +373,39 @@ cdef class Packer:
         return 0
 
     cdef int append_arg(self, Outbox out, object arg) except -1:
-        cdef Py_ssize_t size = 0
-        cdef const char *text
         cdef int overflow = 0
         cdef long long number
         if PyBytes_CheckExact(arg):
             if PyBytes_GET_SIZE(arg) > LARGE_ARG_BYTES and self.split_large:
-                return self.append_large(out, arg, PyBytes_GET_SIZE(arg))
+                return self.append_large(out, arg, PyBytes_AS_STRING(arg), PyBytes_GET_SIZE(arg))
             return put_string(&out.buf, PyBytes_AS_STRING(arg), PyBytes_GET_SIZE(arg))
         if PyUnicode_CheckExact(arg) and self.utf8:
-            try:
-                text = PyUnicode_AsUTF8AndSize(arg, &size)
-            except UnicodeEncodeError:
-                return self.append_odd(out, arg)  # lone surrogates: its error
-            if size > LARGE_ARG_BYTES and self.split_large:
-                return self.append_odd(out, arg)
-            return put_string(&out.buf, text, size)
+            return self.append_text(out, arg)
         if PyLong_CheckExact(arg):
             number = PyLong_AsLongLongAndOverflow(arg, &overflow)
             if overflow == 0:
                 return put_integer(&out.buf, number)
+        if PyFloat_CheckExact(arg) and self.encode is not None:
+            return put_float(&out.buf, PyFloat_AS_DOUBLE(arg))
         return self.append_odd(out, arg)
 
+    cdef int append_text(self, Outbox out, object text) except -1:
+        cdef Py_ssize_t size = text_size(text)
+        cdef char *start
+        if size < 0:
+            return self.append_odd(out, text)  # a lone surrogate: its error
+        if size > LARGE_ARG_BYTES and self.split_large:
+            if not PyUnicode_IS_COMPACT_ASCII(text):
+                return self.append_arg(out, PyUnicode_AsUTF8String(text))
+            return self.append_large(out, text, <const char *>PyUnicode_DATA(text), size)
+        start = room_for(&out.buf, <size_t>size + CP_HEADER_MAX + 2)
+        cp_buf_commit(&out.buf, <size_t>(put_text(start, text, size) - start))
+        return 0
+
     cdef int append_odd(self, Outbox out, object arg) except -1:
-        """Everything that is not an exact bytes, str or small int."""
+        """Everything that is not an exact bytes, str, float or small int."""
         cdef object data = arg
+        cdef object memory
         cdef Py_buffer view
         if self.encode is not None and not PyByteArray_CheckExact(arg) \
                 and not PyMemoryView_Check(arg) and not PyBytes_CheckExact(arg):
@@ -378,13 +418,17 @@ cdef class Packer:
                 return put_string(&out.buf, <const char *>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
-        return self.append_large(out, data, view.len)
+        memory = memoryview(data)  # keeps a bytearray from being resized
+        return self.append_large(
+            out, memory, <const char *>PyMemoryView_GET_BUFFER(memory).buf, view.len)
 
-    cdef int append_large(self, Outbox out, object data, Py_ssize_t size) except -1:
+    cdef int append_large(self, Outbox out, object holder, const char *data,
+                          Py_ssize_t size) except -1:
+        """Let memory that its holder keeps in place go out from where it is."""
         cdef char *start = room_for(&out.buf, CP_HEADER_MAX)
         cdef char *to = cp_put_header(start, c"$", <uint64_t>size)
         cp_buf_commit(&out.buf, <size_t>(to - start))
-        out.add_segment(data)
+        out.add_segment(holder, data, <size_t>size)
         start = room_for(&out.buf, 2)
         start[0] = c"\r"
         start[1] = c"\n"
@@ -678,7 +722,7 @@ cdef class Reader:
         if type == c"+":
             if decode:
                 return self.text(p, n)
-            return _OK if n == 2 and p[0] == c"O" and p[1] == c"K" else \
+            return OK_REPLY if n == 2 and p[0] == c"O" and p[1] == c"K" else \
                 PyBytes_FromStringAndSize(p, n)
         if type == c":" and n <= 18:
             return read_number(&p)

@@ -81,5 +81,6 @@ cdef list effects_of(object args)
 cdef list note_packed(Session s, object command)
 cdef int append_packed(Session s, object command) except -1
 cdef int append_bytes(Outbox out, object data) except -1
+cdef int add_chunk(Outbox out, object chunk) except -1
 cdef int note_name(Session s, tuple effect) except -1
 cdef int note_opaque(Session s, list chunks) except -1

@@ -7,10 +7,11 @@ nothing of redis-py's connections.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_GET_BUFFER
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
@@ -168,7 +169,8 @@ cdef class Session:
         try:
             for i in range(out.count):
                 self.wire.sock.sendall(data[at:out.segments[i].upto])
-                self.wire.sock.sendall(out.held[i])
+                self.wire.sock.sendall(PyMemoryView_FromMemory(
+                    <char *>out.segments[i].data, <Py_ssize_t>out.segments[i].size, PyBUF_READ))
                 at = out.segments[i].upto
             if at < <size_t>len(data):
                 self.wire.sock.sendall(data[at:] if at else data)
@@ -545,10 +547,19 @@ cdef int append_packed(Session s, object command) except -1:
     cdef list chunks = note_packed(s, command)
     for chunk in chunks:
         if len(chunk) > RECV_ROOM_BYTES:
-            s.out.add_segment(chunk)
+            add_chunk(s.out, chunk)
         else:
             append_bytes(s.out, chunk)
     return 0
+
+
+cdef int add_chunk(Outbox out, object chunk) except -1:
+    """Let a bytes-like object go out from where it is."""
+    cdef object view = memoryview(chunk)
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return out.add_segment(view, <const char *>PyMemoryView_GET_BUFFER(view).buf,
+                           <size_t>PyMemoryView_GET_BUFFER(view).len)
 
 
 cdef int note_name(Session s, tuple effect) except -1:

@@ -312,6 +312,10 @@ def test_two_threads_that_read_from_one_connection_get_no_garbage(wire: Wire) ->
 # Two threads on one connection: redis-py's PubSub pings beside a subscribe()
 
 
+class Odd(float):
+    """A number that only redis-py's encoder knows."""
+
+
 def test_a_command_whose_encoding_lets_another_thread_send_is_not_lost(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,14 +323,14 @@ def test_a_command_whose_encoding_lets_another_thread_send_is_not_lost(
     original = redis.connection.Encoder.encode
 
     def slow(self: Any, value: Any) -> Any:
-        if value == 1.5:
+        if isinstance(value, Odd):
             encoding.set()
             may_go_on.wait()
         return original(self, value)
 
     monkeypatch.setattr(redis.connection.Encoder, "encode", slow)
     link = wire.connect()
-    echo = Task(link.conn.send_command, "ECHO", 1.5)
+    echo = Task(link.conn.send_command, "ECHO", Odd(1.5))
     encoding.wait()
     link.conn.send_command("PING")
     may_go_on.set()
