@@ -70,6 +70,8 @@ def test_a_tool_that_is_taken_off_leaves_nothing_behind(
     per_step = ENTRIES_PER_STEP_ONCE_STOPPED.get(tool, 1)
     for side in ("redis", "cpool"):
         answer = answers(tool, order, side)
-        assert len(answer["stopped"]["entries"]) == per_step * len(STEPS)
-        assert answer["stopped"]["outcomes"] == answer["outcomes"]
-    assert answer["stopped"]["taken"] > len(STEPS)
+        stopped, seen = answer["stopped"], len(answer["entries"])
+        assert told(stopped, tool)[:seen] == told(answer, tool)
+        assert len(stopped["entries"]) == seen + per_step * len(STEPS)
+        assert stopped["outcomes"] == answer["outcomes"]
+    assert stopped["taken"] > len(STEPS)

@@ -437,7 +437,7 @@ class SetAttr:
         yield
 
     def entries(self) -> list[Entry]:
-        return self.seen
+        return list(self.seen)
 
 
 class Wrapt(SetAttr):

@@ -43,9 +43,7 @@ def main(name: str, order: str, side: str, *where: str) -> None:
     told = watched(tool, side, client, place)
     if hasattr(tool, "stop"):
         tool.stop()
-        seen = len(tool.entries())
         told["stopped"] = watched(tool, side, client, place)
-        told["stopped"]["entries"] = told["stopped"]["entries"][seen:]
     print(like_everywhere(json.dumps(told, default=repr), *where))
 
 
