@@ -320,7 +320,7 @@ def test_a_mixin_in_front_sees_its_calls(mixin_pool: tuple[Any, list[str]]) -> N
     assert notes == ["send", "disconnect"]
 
 
-@pytest.mark.parametrize("like", ["functools", "closure"])
+@pytest.mark.parametrize("like", ["functools", "closure", "equal"])
 def test_wrappers_that_were_there_before_cpool_see_every_call(
     redis_server: EmbeddedServer, like: str
 ) -> None:

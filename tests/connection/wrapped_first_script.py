@@ -1,7 +1,8 @@
 """Wraps redis-py's methods as a tracing tool does that is loaded before cpool, then works.
 
 Run as `python -m tests.connection.wrapped_first_script HOST PORT WITH`; WITH is "functools" for
-wrappers that tell what they wrap, or "closure". Prints which of the methods were seen, as JSON.
+wrappers that tell what they wrap, "closure" for such as do not, or "equal" for objects that are
+equal to what they wrap, as wrapt's are. Prints which of the methods were seen, as JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +39,27 @@ def wrap(owner: type, name: str, like: str) -> None:
         seen.add(name)
         return function(*args, **kwargs)
 
-    setattr(owner, name, functools.wraps(function)(watched) if like == "functools" else watched)
+    setattr(owner, name, WRAPPERS[like](function)(watched))
+
+
+class Equal(functools.partial):  # type: ignore[type-arg]
+    """A method that is equal to what it wraps."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.__wrapped__ == other)
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+
+WRAPPERS: dict[str, Any] = {
+    "functools": functools.wraps,
+    "closure": lambda function: lambda watched: watched,
+    "equal": lambda function: lambda watched: functools.update_wrapper(Equal(watched), function),
+}
 
 
 def main(host: str, port: str, like: str) -> None:
