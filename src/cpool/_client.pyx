@@ -7,7 +7,7 @@ ordinary, the first error included, goes on in redis-py's own `_execute_command`
 """
 
 cimport cython
-from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
@@ -305,11 +305,11 @@ cdef bint is_plain_options(dict options) except -1:
     """Whether a callback is to get none of the options: there are none but redis-py's own
     note of the keys."""
     cdef PyObject *name
-    cdef Py_ssize_t at = 0
-    if len(options) != 1:
-        return len(options) == 0
+    cdef Py_ssize_t at = 0, n = PyDict_Size(options)
+    if n != 1:
+        return n == 0
     PyDict_Next(options, &at, &name, NULL)
-    return <object>name is KEYS or "keys" in options
+    return name == <PyObject *>KEYS or "keys" in options
 
 
 cdef object KEYS = "keys"

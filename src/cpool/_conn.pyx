@@ -133,7 +133,10 @@ cdef class ParserBase:
                     raise from_status(CP_E_EOF, 0)
                 reply = None
                 continue
-            self.account(s, reply)
+            if s.owed > 0 and s.flags == 0 and s.reader.fatal is None:
+                s.owed -= 1
+            else:
+                self.account(s, reply)
             return reply
 
     cdef int account(self, Session s, object reply) except -1:

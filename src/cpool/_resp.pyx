@@ -213,11 +213,13 @@ cdef inline char *put_simple(char *to, object arg) noexcept:
     cdef int overflow = 0
     if PyBytes_CheckExact(arg):
         data, size = PyBytes_AS_STRING(arg), PyBytes_GET_SIZE(arg)
-    elif PyUnicode_CheckExact(arg):
-        return put_text(to, arg, text_size(arg))
-    else:
+    elif not PyUnicode_CheckExact(arg):
         data = digits_of(PyLong_AsLongLongAndOverflow(arg, &overflow), digits)
         size = digits + 24 - data
+    elif PyUnicode_IS_COMPACT_ASCII(arg):
+        data, size = <const char *>PyUnicode_DATA(arg), PyUnicode_GET_LENGTH(arg)
+    else:
+        return put_text(to, arg, text_size(arg))
     to = cp_put_header(to, c"$", <uint64_t>size)
     memcpy(to, data, <size_t>size)
     to[size] = c"\r"

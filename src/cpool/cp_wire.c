@@ -128,19 +128,24 @@ cp_wire__advance(struct iovec **iov, int count, size_t n)
     return count;
 }
 
+static ssize_t
+cp_wire__send_once(const cp_wire *w, struct iovec *iov, int count)
+{
+    int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    if (count == 1)
+        return send(w->fd, iov->iov_base, iov->iov_len, flags);
+    struct msghdr msg;
+    memset(&msg, 0, sizeof msg);
+    msg.msg_iov = iov;
+    msg.msg_iovlen = (unsigned)(count < CP_WIRE_IOV ? count : CP_WIRE_IOV);
+    return sendmsg(w->fd, &msg, flags);
+}
+
 cp_status
 cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
 {
-    struct msghdr msg;
-    memset(&msg, 0, sizeof msg);
     while (*count > 0) {
-        ssize_t n;
-        msg.msg_iov = *iov;
-        msg.msg_iovlen = (unsigned)(*count < CP_WIRE_IOV ? *count : CP_WIRE_IOV);
-        if (*count == 1)
-            n = send(w->fd, (*iov)->iov_base, (*iov)->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        else
-            n = sendmsg(w->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = cp_wire__send_once(w, *iov, *count);
         if (n < 0) {
             *err = errno;
             if (errno == EINTR)
