@@ -18,6 +18,7 @@ from cpool import _client
 from cpool.connection import Connection
 from cpool.originals import original
 from cpool.pool import ConnectionPool
+from cpool.standin import ClientStandIn
 
 __all__ = ["Redis", "StrictRedis", "from_url"]
 
@@ -54,7 +55,8 @@ def _with_names(function: Any, names: dict[str, Any]) -> Any:
     return functools.update_wrapper(made, function if inner is None else ours.cell_contents)
 
 
-_redis_init = original(redis.client.Redis, "__init__")
+_redis_client = redis.client.Redis  # the original, whoever replaces it
+_redis_init = original(_redis_client, "__init__")
 _signature = inspect.signature(_redis_init)
 _POOL_OPTIONS = {
     name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -67,7 +69,7 @@ _POOL_OPTIONS = {
 def _init_on_our_pool(pool_options: dict[str, Any]) -> Any:
     """Return redis-py's constructor, making a pool of ours with these options."""
     make_pool = functools.partial(ConnectionPool, **pool_options)
-    return _with_names(redis.client.Redis.__init__, {"ConnectionPool": make_pool})
+    return _with_names(_redis_client.__init__, {"ConnectionPool": make_pool})
 
 
 def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +80,7 @@ def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
     _init_on_our_pool(pool_options)(self, *args, **kwargs)
 
 
-class Redis(_client.ClientBase, redis.client.Redis):
+class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
@@ -92,9 +94,7 @@ class Redis(_client.ClientBase, redis.client.Redis):
     )
     _execute_command = _client.execute_command
     from_url: Any = classmethod(
-        _with_names(
-            vars(redis.client.Redis)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
-        )
+        _with_names(vars(_redis_client)["from_url"].__func__, {"ConnectionPool": ConnectionPool})
     )
 
 
