@@ -7,14 +7,18 @@ What `python app.py`, `python -m package.module` or a console script would do, a
 from __future__ import annotations
 
 import argparse
+import builtins
 import importlib.util
+import io
 import os
 import runpy
 import shutil
 import sys
 import sysconfig
-from importlib.machinery import ModuleSpec
+import zipfile
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 NOT_FOUND = 2
@@ -98,9 +102,27 @@ def _is_runnable_path(path: str) -> bool:
 
 
 def _run_path(path: str) -> None:
-    if os.path.isfile(path):  # for a directory or an archive runpy puts that itself
-        _set_first_path(os.path.dirname(os.path.realpath(path)))
-    runpy.run_path(path, run_name="__main__")
+    full_path = os.path.join(os.getcwd(), path)
+    if os.path.isdir(path) or zipfile.is_zipfile(path):
+        runpy.run_path(full_path, run_name="__main__")
+        return
+    _set_first_path(os.path.dirname(os.path.realpath(path)))
+    if path.endswith(".pyc"):
+        runpy.run_path(full_path, run_name="__main__")
+    else:
+        _run_source(path, full_path)
+
+
+def _run_source(path: str, full_path: str) -> None:
+    """Run a source file as Python does. With runpy sys.argv[0] would be `__file__`, and
+    `__main__` be gone while the program's threads and exit handlers still run."""
+    main = ModuleType("__main__")
+    loader = SourceFileLoader("__main__", full_path)
+    vars(main).update(__file__=full_path, __loader__=loader, __builtins__=builtins)
+    sys.modules["__main__"] = main
+    with io.open_code(full_path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    exec(code, vars(main))
 
 
 def _set_first_path(directory: str) -> None:
