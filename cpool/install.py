@@ -6,6 +6,7 @@ Django, any package that names `redis.ConnectionPool` itself. `uninstall()` undo
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class Change:
 
 _lock = threading.Lock()
 _changes: list[Change] = []
+_modules_before: set[str] = set()
 
 
 def install() -> None:
@@ -78,9 +80,9 @@ def install() -> None:
     installed, cpool's classes answer for those they replace, so `isinstance(x,
     cpool.Redis)` is true of redis-py's clients too (`type(x)` tells). redis-py relies on
     that (scripts, JSON and search in pipelines), as do Celery (Sentinel with TLS) and
-    django-redis. `super(Redis, self)`, in a class derived before that names not itself
-    but redis-py's class, raises TypeError. redis-py's classes can't be pickled while
-    their names mean cpool's; cpool's can.
+    django-redis. A class derived before that says `super(Redis, self)`, naming redis-py's
+    class and not itself, gets a TypeError. redis-py's classes can't be pickled while
+    their names mean cpool's; cpool's can. Tracing tools may come before or after.
 
     A child process inherits it by fork; one that is spawned has to call it too. For
     gevent or eventlet call it after monkey-patching. Thread-safe; a second call does
@@ -89,11 +91,12 @@ def install() -> None:
     with _lock:
         if _changes:
             return
-        table = replacements()
+        table, modules = replacements(), sys.modules.copy()
         try:
-            for change in list(_find(table)):
+            for change in list(_find(table, modules)):
                 _changes.append(change)
                 _put(change, change.old, change.new)
+            _modules_before.update(modules)
             standing_in.update({ours: redis_class for redis_class, ours in table.items()})
         except BaseException:
             _undo()
@@ -104,10 +107,12 @@ def uninstall() -> None:
     """Undo install(): every binding that is still cpool's becomes what it was.
 
     What somebody else has bound since stays. So do clients and pools that exist, and
-    modules and classes that came meanwhile: they keep cpool's classes, which go on
-    working. Thread-safe; does nothing where nothing is installed.
+    modules (but redis-py's) and classes that came meanwhile: they keep cpool's classes,
+    which go on working. Thread-safe; does nothing where nothing is installed.
     """
     with _lock:
+        if _changes:
+            _undo_in_new_modules_of_redis()
         _undo()
 
 
@@ -117,8 +122,21 @@ def replacements() -> dict[type, type]:
     return {theirs: ours for theirs, ours in found if ours is not None}
 
 
+def _undo_in_new_modules_of_redis() -> None:
+    """redis-py imports some of its modules late. They got our classes from the others."""
+    table = {ours: redis_class for redis_class, ours in replacements().items()}
+    new = {
+        name: module
+        for name, module in sys.modules.copy().items()
+        if name.startswith("redis.") and name not in _modules_before
+    }
+    for change in list(_find(table, new)):
+        _put(change, change.old, change.new)
+
+
 def _undo() -> None:
     standing_in.clear()
+    _modules_before.clear()
     while _changes:
         change = _changes[-1]
         _put(change, change.new, change.old)
@@ -146,8 +164,9 @@ def _put(change: Change, expected: type, value: type) -> None:
 # proxy, a property. Hence type(x) where isinstance(x) would ask x, and id() for hash().
 
 
-def _find(table: dict[type, type]) -> Iterator[Change]:
-    by_id = {id(theirs): (theirs, ours) for theirs, ours in table.items()}
+def _find(table: dict[type, type], modules: dict[str, Any]) -> Iterator[Change]:
+    """Give a change for each binding of a class on the left side of the table."""
+    by_id = {id(old): (old, new) for old, new in table.items()}
 
     def changes(holder: Any, kind: str, items: Any) -> Iterator[Change]:
         for name, value in items:
@@ -155,7 +174,7 @@ def _find(table: dict[type, type]) -> Iterator[Change]:
                 yield Change(holder, kind, name, *by_id[id(value)])
 
     seen: set[int] = set()
-    for names in _module_dicts():
+    for names in _dicts_of(modules):
         yield from changes(names, "global", names.copy().items())
         for kind, holder in _holders(names, seen):
             if kind == "attribute":
@@ -166,9 +185,9 @@ def _find(table: dict[type, type]) -> Iterator[Change]:
             yield from changes(by_keyword, "keyword default", by_keyword.copy().items())
 
 
-def _module_dicts() -> Iterator[dict[str, Any]]:
+def _dicts_of(modules: dict[str, Any]) -> Iterator[dict[str, Any]]:
     seen = set()
-    for name, module in sys.modules.copy().items():
+    for name, module in modules.items():
         if not _is_left_alone(name):
             try:
                 names = object.__getattribute__(module, "__dict__")
@@ -222,4 +241,6 @@ _INSIDE: dict[int, Callable[[Any], list[Any]]] = {
     id(classmethod): lambda method: [method.__func__],
     id(staticmethod): lambda method: [method.__func__],
     id(property): lambda prop: [prop.fget, prop.fset, prop.fdel],
+    id(functools.cached_property): lambda prop: [prop.func],
+    id(functools._lru_cache_wrapper): lambda cached: [cached.__wrapped__],
 }

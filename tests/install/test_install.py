@@ -36,6 +36,7 @@ WAS = types.SimpleNamespace(
 )
 
 THIRD_PARTY = """
+import functools
 from redis import ConnectionPool, Redis as Client
 from redis.connection import *
 import redis.client as redis_client
@@ -55,9 +56,16 @@ class Backend:
     @property
     def client_class(self, of=Client):
         return of
+    @functools.cached_property
+    def cached_class(self, of=Client):
+        return of
 
 def make(port, client_class=Client):
     return client_class(port=port)
+
+@functools.lru_cache
+def make_once(client_class=Client):
+    return client_class()
 
 def make_later():
     return Client(), ConnectionPool(), redis_client.Redis()
@@ -163,6 +171,8 @@ def test_defaults_are_ours(third_party: Any) -> None:
         module.Backend.make_by_class(),
         module.Backend.make_static(),
         module.Backend().client_class(),
+        module.Backend().cached_class(),
+        module.make_once(),
     ]
     assert all(kinds_of(client) == OURS for client in made)
 
@@ -367,6 +377,25 @@ def test_what_somebody_else_has_bound_since_stays(third_party: Any) -> None:
     assert module.ConnectionPool is WAS.ConnectionPool
     assert not hasattr(module, "SSLConnection")
     assert not hasattr(module.Backend.Inner, "pool_class")
+
+
+def test_modules_of_redis_py_that_came_meanwhile_are_restored(third_party: Any) -> None:
+    cpool.install()
+    theirs = third_party("import redis\ndef make(cls=redis.Redis): return cls()", "redis.late")
+    others = third_party("from redis import Redis", "others_of_meanwhile")
+    assert type(theirs.make()) is cpool.Redis
+    cpool.uninstall()
+    assert type(theirs.make()) is WAS.Redis
+    assert others.Redis is cpool.Redis
+
+
+def test_our_classes_in_redis_pys_place_by_somebody_elses_hand_stay(
+    third_party: Any,
+) -> None:
+    module = third_party("import cpool\nRedis = cpool.Redis", "redis.theirs")
+    cpool.install()
+    cpool.uninstall()
+    assert module.Redis is cpool.Redis
 
 
 def test_a_default_beside_one_that_somebody_has_changed_is_restored(third_party: Any) -> None:

@@ -170,6 +170,25 @@ assert scheduler.connection.ping()
 assert_ours(scheduler.connection)
 """
 
+OPENTELEMETRY = """
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+RedisInstrumentor().instrument(tracer_provider=provider)
+---
+client = redis.Redis.from_url(url)
+client.set("a", 1)
+client.pipeline().get("a").exists("a").execute()
+client.json().pipeline().execute_command("GET", "a").execute()
+names = [span.name for span in exporter.get_finished_spans()]
+assert names == ["SET", "GET EXISTS", "GET"], names
+assert_ours(client)
+"""
+
 CASES = {
     "celery": ("celery", CELERY.replace("PREFIX", "False")),
     "celery with a key prefix": ("celery", CELERY.replace("PREFIX", "True")),
@@ -178,14 +197,22 @@ CASES = {
     "django-redis": ("django_redis", DJANGO_REDIS),
     "django-redis with sentinel": ("django_redis", DJANGO_REDIS_SENTINEL),
     "rq": ("rq", RQ),
+    "opentelemetry": ("opentelemetry.instrumentation.redis", OPENTELEMETRY),
 }
+
+
+def is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
 
 
 @pytest.mark.parametrize("first", ["install", "imports"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_package_is_served(fresh_db: EmbeddedServer, case: str, first: str) -> None:
     package, source = CASES[case]
-    if importlib.util.find_spec(package) is None:
+    if not is_installed(package):
         pytest.skip(f"{package} is not installed")
     imports, body = source.split("---")
     steps = ["cpool.install()\n", imports]
