@@ -2,7 +2,7 @@
 
 Replace `redis.ConnectionPool` by `cpool.ConnectionPool` (and likewise the blocking
 and the sentinel pool), or `redis.Redis` by `cpool.Redis`; everything else of a program
-stays as it is.
+stays as it is. Where others name redis-py's classes, `cpool.install()` replaces them.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +11,7 @@ from cpool import fast_path
 from cpool.client import Pipeline, Redis, StrictRedis, from_url
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
+from cpool.install import install, uninstall
 from cpool.pool import BlockingConnectionPool, ConnectionPool
 from cpool.sentinel import (
     SentinelConnectionPool,
@@ -41,4 +42,6 @@ __all__ = [
     "__version__",
     "fast_path",
     "from_url",
+    "install",
+    "uninstall",
 ]

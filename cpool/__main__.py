@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; each subcommand sets `run`, a function of the parsed arguments."""
-    from cpool.tools import demo
+    from cpool.tools import demo, run
 
     parser = argparse.ArgumentParser(
         prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_parser(commands)
+    run.add_parser(commands)
     return parser
 
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except KeyboardInterrupt:
+        if "passes_interrupts" in arguments:
+            raise
         return 130
     return status
 

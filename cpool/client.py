@@ -19,6 +19,7 @@ from cpool import _client, _pipeline
 from cpool.connection import Connection
 from cpool.originals import original
 from cpool.pool import ConnectionPool
+from cpool.standin import ClientStandIn
 
 __all__ = ["Pipeline", "Redis", "StrictRedis", "from_url"]
 
@@ -78,7 +79,8 @@ def _with_names(function: Any, names: dict[str, Any]) -> Any:
     return functools.update_wrapper(made, function if inner is None else ours.cell_contents)
 
 
-_redis_init = original(redis.client.Redis, "__init__")
+_redis_client = redis.client.Redis  # the original, whoever replaces it
+_redis_init = original(_redis_client, "__init__")
 _signature = inspect.signature(_redis_init)
 _POOL_OPTIONS = {
     name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -91,7 +93,7 @@ _POOL_OPTIONS = {
 def _init_on_our_pool(pool_options: dict[str, Any]) -> Any:
     """Return redis-py's constructor, making a pool of ours with these options."""
     make_pool = functools.partial(ConnectionPool, **pool_options)
-    return _with_names(redis.client.Redis.__init__, {"ConnectionPool": make_pool})
+    return _with_names(_redis_client.__init__, {"ConnectionPool": make_pool})
 
 
 def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +104,7 @@ def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
     _init_on_our_pool(pool_options)(self, *args, **kwargs)
 
 
-class Redis(_client.ClientBase, redis.client.Redis):
+class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
@@ -116,9 +118,7 @@ class Redis(_client.ClientBase, redis.client.Redis):
     )
     _execute_command = _client.execute_command
     from_url: Any = classmethod(
-        _with_names(
-            vars(redis.client.Redis)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
-        )
+        _with_names(vars(_redis_client)["from_url"].__func__, {"ConnectionPool": ConnectionPool})
     )
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:

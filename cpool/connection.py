@@ -20,6 +20,7 @@ from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnecti
 
 from cpool import _conn, _resp, _retry, _session
 from cpool.originals import original
+from cpool.standin import StandIn
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -276,7 +277,7 @@ def _limit(option: str, value: Any) -> int:
     return value
 
 
-class Connection(_ConnectionMixin, redis.connection.Connection):
+class Connection(_ConnectionMixin, redis.connection.Connection, metaclass=StandIn):
     """A TCP connection: `redis.Connection` on the compiled core, same arguments.
 
     Besides: `max_bulk_bytes` (longest string a reply may hold, default 512 MiB) and
@@ -295,7 +296,9 @@ class SSLConnection(Connection, redis.connection.SSLConnection):
     __init__ = _constructor(redis.connection.SSLConnection)
 
 
-class UnixDomainSocketConnection(_ConnectionMixin, redis.connection.UnixDomainSocketConnection):
+class UnixDomainSocketConnection(
+    _ConnectionMixin, redis.connection.UnixDomainSocketConnection, metaclass=StandIn
+):
     """A connection by unix socket: `redis.UnixDomainSocketConnection`."""
 
     __init__ = _constructor(redis.connection.UnixDomainSocketConnection)

@@ -36,12 +36,13 @@ class ConnectionKwargs(dict[str, Any]):
 
 def connection_class(given: Any, kwargs: dict[str, Any]) -> Any:
     """Return the class to use: ours for redis-py's three, any other as it is."""
-    if kwargs.pop("ssl", False) and given in (Connection, redis.connection.Connection):
-        return SSLConnection
     try:
-        return _OURS.get(given, given)
+        ours = _OURS.get(given, given)
     except TypeError:  # unhashable: a callable of somebody's making
-        return given
+        ours = given
+    if kwargs.pop("ssl", False) and ours is Connection:
+        return SSLConnection
+    return ours
 
 
 def max_connections(given: Any) -> int:

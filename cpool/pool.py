@@ -24,6 +24,7 @@ from cpool import _conn, _pool, errors, metrics, options
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.originals import original
+from cpool.standin import StandIn
 from cpool.stats import PoolStats
 
 __all__ = ["BlockingConnectionPool", "ConnectionPool"]
@@ -48,7 +49,7 @@ _deprecated_call = get_connection
 del get_connection
 
 
-class ConnectionPool(_pool.PoolBase, _redis_pool):
+class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     """A pool of connections to one server: `redis.ConnectionPool` on a compiled core.
 
     Takes redis-py's arguments and hands the rest to `connection_class`. Besides:

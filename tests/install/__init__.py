@@ -1,0 +1,1 @@
+"""cpool.install() and `python -m cpool run`, from outside."""
