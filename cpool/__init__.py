@@ -11,7 +11,7 @@ from cpool import fast_path
 from cpool.client import Pipeline, Redis, StrictRedis, from_url
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
-from cpool.install import install, uninstall
+from cpool.installation import install, uninstall
 from cpool.pool import BlockingConnectionPool, ConnectionPool
 from cpool.sentinel import (
     SentinelConnectionPool,

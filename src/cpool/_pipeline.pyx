@@ -52,6 +52,7 @@ def set_originals(functions, response_error):
     RESPONSE_ERROR = response_error
 
 
+@cython.internal
 @cython.final
 cdef class Batch:
     cdef int run(self) except -1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import importlib
 import inspect
 import pickle
 import sys
@@ -21,9 +20,9 @@ import redis.sentinel
 from redis.cluster import NodesManager
 
 import cpool
+from cpool import installation as install_module
 from cpool.standin import StandIn, standing_in
 
-install_module = importlib.import_module("cpool.install")
 REPLACED = install_module.replacements()
 
 # redis-py's classes, where install() does not look: it would change names of this module.
