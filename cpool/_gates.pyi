@@ -1,1 +1,0 @@
-"""The gates have no Python side: compiled code asks them."""
