@@ -36,14 +36,11 @@ class Recovery:
     problems: list[str]
 
 
-class PersistentClient(redis.Redis):
-    """Try a command again until it succeeds, counting the attempts that failed."""
+class Persistence:
+    """Makes a client try a command again until it succeeds, and counts what failed."""
 
-    def __init__(self, pool: Any, tally: Tally, crash: Crash) -> None:
-        """Use `pool`; report to `tally`, which belongs to the calling thread."""
-        super().__init__(connection_pool=pool)
-        self._tally = tally
-        self._crash = crash
+    _tally: Tally  # of the calling thread
+    _crash: Crash
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command; raises only once the crash is over."""
@@ -51,7 +48,7 @@ class PersistentClient(redis.Redis):
         while True:
             began_s = time.perf_counter()
             try:
-                reply = super().execute_command(*args, **options)
+                reply = super().execute_command(*args, **options)  # type: ignore[misc]
             except (redis.ConnectionError, redis.TimeoutError):
                 self._tally.failed += 1
                 if self._crash.over.wait(RETRY_PAUSE_S):
@@ -67,8 +64,15 @@ class PersistentClient(redis.Redis):
 class Crash:
     """Kill and restart a server under the load of many threads on one pool."""
 
-    def __init__(self, server: EmbeddedServer, pool: Any, threads: int) -> None:
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        pool: Any,
+        threads: int,
+        client_class: type[redis.Redis] = redis.Redis,
+    ) -> None:
         """Prepare; run() does it. The server must not hold anything of value."""
+        self._client_class = client_class
         self.over = threading.Event()
         self.killed_s = float("inf")
         self._server = server
@@ -94,13 +98,19 @@ class Crash:
 
     def _work(self, thread: int) -> None:
         tally, expected = self._tallies[thread], expected_batch(thread)
-        client = PersistentClient(self._pool, tally, self)
+        client = self._persistent_client(tally)
         while not self.over.is_set():
             epoch = self._epoch
             replies = run_batch(client, "cpool-demo:crash", thread)
             # A batch that met the crash may have lost its data: its replies prove nothing.
             if epoch == self._epoch and epoch != DOWN:
                 tally.judge(thread, replies, expected)
+
+    def _persistent_client(self, tally: Tally) -> Any:
+        persistent: Any = type("PersistentClient", (Persistence, self._client_class), {})
+        client = persistent(connection_pool=self._pool)
+        client._tally, client._crash = tally, self
+        return client
 
     def _kill_and_restart(self) -> None:
         self._epoch = DOWN
@@ -126,7 +136,8 @@ class Crash:
         lost = lost_slots(self._pool)
         if lost:
             self._problems.append(f"{lost} slots were lost")
-        after = measure(self._pool, len(self._tallies), LOAD_BEFORE_KILL_S)
+        client = self._client_class(connection_pool=self._pool)
+        after = measure(client, len(self._tallies), LOAD_BEFORE_KILL_S)
         for tally in self._tallies:
             self._problems += tally.problems
         back = [t.back_s - self.killed_s for t in self._tallies if t.back_s is not None]

@@ -1,4 +1,4 @@
-"""`python -m cpool demo`: the same verified work without a pool, with redis-py's, with cpool's.
+"""`python -m cpool demo`: the same verified work on redis-py's and cpool's pools and clients.
 
 Every reply is compared with what it must be; no figure is shown that was not measured in
 this run. Ratios are medians over interleaved rounds. Then the server is killed and
@@ -21,6 +21,7 @@ import redis
 
 from cpool.tools.crash import Crash
 from cpool.tools.report import (
+    CLIENT,
     CPOOL,
     NO_POOL,
     REDIS_PY,
@@ -37,6 +38,7 @@ from cpool.tools.servers import INSTALL_HINT, EmbeddedServer, ServerError, find_
 from cpool.tools.workload import measure
 
 ROUNDS = 5
+POOLED = (REDIS_PY, CPOOL, CLIENT)
 DEFAULT_THREADS = 32
 MOST_THREADS = 500
 DEFAULT_SECONDS = 8.0
@@ -58,16 +60,23 @@ class NoPool(redis.ConnectionPool):
 
 
 def make_pool(side: str, url: str, max_connections: int) -> Any:
-    """Make the pool of one side; only its class differs."""
+    """Make the pool of one side; only its class differs, and the client's."""
     import cpool
 
-    classes = {NO_POOL: NoPool, REDIS_PY: redis.ConnectionPool, CPOOL: cpool.ConnectionPool}
-    return classes[side].from_url(
+    theirs = {NO_POOL: NoPool, REDIS_PY: redis.ConnectionPool}
+    return theirs.get(side, cpool.ConnectionPool).from_url(
         url,
         max_connections=max_connections,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
     )
+
+
+def client_class(side: str) -> type[redis.Redis]:
+    """Return the class of one side's client."""
+    import cpool
+
+    return cpool.Redis if side == CLIENT else redis.Redis
 
 
 def compare(pools: dict[str, Any], threads: int, seconds: float, step: Step) -> Results:
@@ -76,18 +85,19 @@ def compare(pools: dict[str, Any], threads: int, seconds: float, step: Step) -> 
     Without a pool only the first and the last round are run: it is that slow.
     """
     settings = sorted({1, threads})
-    slice_s = seconds / (len(settings) * (2 * ROUNDS + 1))
+    slice_s = seconds / (len(settings) * (len(POOLED) * ROUNDS + 1))
+    clients = {side: client_class(side)(connection_pool=pool) for side, pool in pools.items()}
     results: Results = {(side, n): [] for side in pools for n in settings}
     for n in settings:
-        for side in (REDIS_PY, CPOOL):
-            measure(pools[side], n, slice_s / 10)  # opens the connections
+        for side in POOLED:
+            measure(clients[side], n, slice_s / 10)  # opens the connections
         for i in range(ROUNDS):
             step(f"{threads_text(n)}, round {i + 1} of {ROUNDS}")
-            for side, pool in pools.items():
+            for side, client in clients.items():
                 if side != NO_POOL:
-                    results[side, n].append(measure(pool, n, slice_s))
+                    results[side, n].append(measure(client, n, slice_s))
                 elif i in (0, ROUNDS - 1):
-                    results[side, n].append(measure(pool, n, slice_s / 2))
+                    results[side, n].append(measure(client, n, slice_s / 2))
     return results
 
 
@@ -95,8 +105,8 @@ def add_parser(commands: Any) -> None:
     """Add `demo` to the subcommands of `python -m cpool`."""
     parser = commands.add_parser(
         "demo",
-        help="compare no pool, redis-py's pool and cpool's; kill the server and recover",
-        description="Run the same verified work without a pool, with redis-py's and with cpool's.",
+        help="compare redis-py with cpool's pool and client; kill the server and recover",
+        description="Run the same verified work on redis-py's and on cpool's pools and clients.",
     )
     parser.add_argument("--url", help="use this server (never killed); default: start one")
     parser.add_argument("--threads", type=_thread_count, default=DEFAULT_THREADS)
@@ -147,13 +157,14 @@ def _report(arguments: argparse.Namespace, plain: bool) -> Report:
         for pool in pools.values():
             stack.callback(pool.disconnect)
         title = _title(pools[REDIS_PY], url, choice.source)
-        step = stack.enter_context(progress(plain, total=2 * ROUNDS + 2))
+        step = stack.enter_context(progress(plain, total=2 * ROUNDS + len(POOLED)))
         results = compare(pools, arguments.threads, arguments.seconds, step)
         recoveries = {}
         if server is not None:
-            for side in (REDIS_PY, CPOOL):
-                step(f"SIGKILL and restart of the server under {side}'s pool")
-                recoveries[side] = Crash(server, pools[side], arguments.threads).run()
+            for side in POOLED:
+                step(f"SIGKILL and restart of the server under {side}")
+                base, pool = client_class(side), pools[side]
+                recoveries[side] = Crash(server, pool, arguments.threads, base).run()
         return Report(title, arguments.threads, results, recoveries)
 
 

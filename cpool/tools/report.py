@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from cpool.tools.crash import RETRY_PAUSE_S, Recovery
 from cpool.tools.workload import REPLIES_PER_BATCH, Round
 
-NO_POOL, REDIS_PY, CPOOL = "no pool", "redis-py", "cpool"
+NO_POOL, REDIS_PY, CPOOL, CLIENT = "no pool", "redis-py", "cpool pool", "cpool.Redis"
 SIDES = {
-    NO_POOL: "a new connection for each command",
-    REDIS_PY: "redis.ConnectionPool",
-    CPOOL: "cpool.ConnectionPool",
+    NO_POOL: "redis.Redis, a new connection for each command",
+    REDIS_PY: "redis.Redis on redis.ConnectionPool",
+    CPOOL: "redis.Redis on cpool.ConnectionPool",
+    CLIENT: "cpool.Redis on cpool.ConnectionPool",
 }
 SHOWN_PROBLEMS = 10
 PLAIN_WIDTH = 99
@@ -49,7 +50,7 @@ class Report:
 
     def header(self) -> list[str]:
         """Return the names of the columns."""
-        names = ["pool"]
+        names = [""]
         for n in self.settings():
             names += [threads_text(n), "ratio"]
         if self.recoveries:
@@ -131,7 +132,7 @@ class Report:
 
 def _recovery_notes(side: str, seen: Recovery) -> Iterator[str]:
     yield (
-        f"{side} pool, server killed under load and back after {seen.down_s * 1000:.0f} ms:"
+        f"{side}, server killed under load and back after {seen.down_s * 1000:.0f} ms:"
         f" {seen.failed} attempts failed, of {seen.retried} commands, tried again each"
         f" {RETRY_PAUSE_S * 1000:.0f} ms until they succeeded; first reply"
         f" {seen.first_s * 1000:.0f} ms, all threads {seen.all_s * 1000:.0f} ms after the kill"
@@ -175,7 +176,7 @@ def print_rich(report: Report) -> None:
     for i, name in enumerate(report.header()):
         table.add_column(name, justify="right" if i else "left")
     for cells in report.rows():
-        table.add_row(*cells, style="bold" if cells[0] == CPOOL else None)
+        table.add_row(*cells, style="bold" if cells[0] == CLIENT else None)
     console.print(table)
     console.print()
     console.print(*report.notes(), sep="\n", style="dim", markup=False)

@@ -107,9 +107,8 @@ class Round:
         return self.batches * COMMANDS_PER_BATCH / self.elapsed_s
 
 
-def measure(pool: Any, threads: int, slice_s: float) -> Round:
+def measure(client: redis.Redis, threads: int, slice_s: float) -> Round:
     """Repeat the script on `threads` threads for about `slice_s` seconds, at least once."""
-    client = redis.Redis(connection_pool=pool)
     prefix = f"cpool-demo:{secrets.token_hex(4)}"
     tallies = [Tally() for _ in range(threads)]
     start = threading.Barrier(threads)

@@ -15,7 +15,7 @@ import redis
 from cpool.__main__ import main
 from cpool.tools import demo, report, servers, workload
 from cpool.tools.crash import Crash, Recovery, lost_slots
-from cpool.tools.report import CPOOL, NO_POOL, REDIS_PY, Report
+from cpool.tools.report import CLIENT, CPOOL, NO_POOL, REDIS_PY, Report
 from cpool.tools.servers import EmbeddedServer
 from cpool.tools.workload import Round, Tally
 from tests.support.servers import ACLServer, StartServer
@@ -49,6 +49,7 @@ def a_report(**changes: Any) -> Report:
         NO_POOL: [a_round(10), a_round(30)],
         REDIS_PY: [a_round(100), a_round(200), a_round(300)],
         CPOOL: [a_round(300), a_round(400), a_round(300)],
+        CLIENT: [a_round(600), a_round(800), a_round(900)],
     }
     rounds.update(changes)
     recovery = Recovery(4, 2, 0.3, 0.31, 0.32, 0, "open=1", a_round(50), [])
@@ -67,8 +68,8 @@ def test_the_demo_runs_kills_recovers_and_agrees() -> None:
     assert "All results agree" in done.stdout
     rows = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
     assert rows[REDIS_PY][2] == "1.00x" and rows[REDIS_PY][4] == "1.00x"
-    assert rows[CPOOL][-1] == rows[REDIS_PY][-1] == rows[NO_POOL][-1]
-    assert rows[CPOOL][-2] == "0", "slots lost"
+    assert rows[CLIENT][-1] == rows[CPOOL][-1] == rows[REDIS_PY][-1] == rows[NO_POOL][-1]
+    assert rows[CLIENT][-2] == rows[CPOOL][-2] == "0", "slots lost"
     assert "in_use=0" in done.stdout and "waiting=0" in done.stdout
     assert "SIGKILL" in done.stderr, "progress is shown"
 
@@ -108,7 +109,7 @@ def test_wrong_replies_end_in_status_1(
     assert main([*QUICK, "--url", fresh_db.url]) == 1
     shown = capsys.readouterr().out
     assert "RESULTS DISAGREE" in shown and "All results agree" not in shown
-    assert "cpool, 1 thread: thread 0: reply 1 is 'thread 0" in shown
+    assert "cpool pool, 1 thread: thread 0: reply 1 is 'thread 0" in shown
 
 
 def test_without_a_server_the_status_is_2_and_the_message_helps(
