@@ -31,9 +31,10 @@ cdef class ClientBase:
     cdef object single      # _single_connection_client
     cdef object callbacks   # response_callbacks
 
-    cdef int mirror(self, str name, object value) except -1
+    cdef int mirror(self, object name, object value) except -1
     cdef int look_up(self) except -1
     cdef object execute(self, tuple args, dict options)
+    cdef object execute_pinned(self, object pool, object connection, tuple args, dict options)
     cdef int refusal(self, tuple args) except -1
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options)

@@ -89,6 +89,7 @@ cdef int note(int why) except -1:
     return 0
 
 
+@cython.auto_pickle(False)
 cdef class ClientBase:
     """`_execute_command`, compiled. As thread-safe as redis-py's client."""
 
@@ -103,7 +104,11 @@ cdef class ClientBase:
         generic_delattr(self, name, NULL)
         self.mirror(name, NEVER_SET)
 
-    cdef int mirror(self, str name, object value) except -1:
+    def __getstate__(self):
+        """The attributes: what the mirrors hold is looked up again."""
+        return self.__dict__
+
+    cdef int mirror(self, object name, object value) except -1:
         if name == "connection_pool":
             self.pool = value
         elif name == "connection":
@@ -131,14 +136,25 @@ cdef class ClientBase:
             note(why)
             return super(ClientBase, self)._execute_command(*args, **(options or {}))
         if pinned is not None:
-            with self.single_connection_lock:
-                return self.run(pool, pinned, True, args, options)
+            return self.execute_pinned(pool, pinned, args, options)
         connection = (<PoolBase>pool).checkout()
         why = connection_refusal(connection)
         if why != TAKEN:
             note(why)
             return self.drive(pool, connection, False, None, args, options)
         return self.run(pool, connection, False, args, options)
+
+    cdef object execute_pinned(self, object pool, object connection, tuple args, dict options):
+        """The same on a single-connection client's own connection, one thread at a time."""
+        cdef int why = PINNED
+        with self.single_connection_lock:
+            if isinstance(connection, ConnBase) and (<ConnBase>connection).session is not None \
+                    and (<ConnBase>connection).session.is_clean():
+                why = connection_refusal(connection)
+            if why == TAKEN:
+                return self.run(pool, connection, True, args, options)
+        note(why)
+        return super(ClientBase, self)._execute_command(*args, **(options or {}))
 
     cdef int refusal(self, tuple args) except -1:
         """Why this call is redis-py's to do, or TAKEN."""
@@ -158,13 +174,7 @@ cdef class ClientBase:
             return METRICS
         if not args or not is_ordinary(args[0]):
             return COMMAND
-        if pinned is None:
-            return PINNED if self.single else TAKEN
-        if not self.single or not isinstance(pinned, ConnBase):
-            return PINNED
-        if (<ConnBase>pinned).session is None or not (<ConnBase>pinned).session.is_clean():
-            return PINNED
-        return connection_refusal(pinned)
+        return TAKEN if (pinned is not None) == bool(self.single) else PINNED
 
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options):

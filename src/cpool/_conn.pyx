@@ -567,13 +567,16 @@ cdef class ConnBase:
         """Send a command and return its reply; an error reply is returned, not raised.
         After any other error the connection is closed. For who may_fuse()."""
         cdef Session s = self.session
+        cdef ParserBase parser = self.reader
         cdef object reply
+        if s is None or parser is None:
+            raise from_status(CP_E_EOF, 0)  # closed by another thread meanwhile
         s.enter(args)
         if s.flags & CP_SESSION_STREAM:
             self.after_queue(s)
             return self.read_by_redis(not decode, NEVER_GIVEN, True, False)
         try:
-            reply = self.reader.read(s, decode, False, -1)
+            reply = parser.read(s, decode, False, -1)
         except BaseException as error:
             self.failed(s, error, True)
             raise

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 from cpool._client cimport ClientBase
-from cpool._conn cimport ConnBase
+from cpool._conn cimport ConnBase, ParserBase
 from cpool._gates cimport cp_gate
 from cpool._resp cimport cp_buf, cp_scan, cp_status
 from cpool._session cimport Session
@@ -31,6 +31,7 @@ cdef class Batch:
     """Commands on their way, and their replies as far as they have come. One use."""
     cdef ConnBase connection
     cdef Session session
+    cdef ParserBase parser
     cdef list requests          # argument tuples
     cdef set raw                # which of them have replies that are not to be decoded
     cdef Py_ssize_t encoded     # how many of them are in the outbox or sent

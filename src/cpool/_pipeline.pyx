@@ -95,7 +95,7 @@ cdef class Batch:
             self.session.flush()
         while len(self.replies) < len(self.requests):
             self.replies.append(
-                self.connection.reader.read(self.session, self.decodes_next(), False, -1))
+                self.parser.read(self.session, self.decodes_next(), False, -1))
         return 0
 
     cdef int by_descriptor(self) except -1:
@@ -179,7 +179,7 @@ cdef class Batch:
             if not reader.is_push:
                 self.accept(reply)
                 continue
-            self.connection.reader.handle_push_response(reply)
+            self.parser.handle_push_response(reply)
             if self.connection.session is not self.session:
                 raise from_status(CP_E_EOF, 0)
         cp_buf_consume(self.session.inbox, x.whole)
@@ -199,7 +199,7 @@ cdef class Batch:
 
     cdef int accept(self, object reply) except -1:
         """Enter a reply into the ledger; one that ends the connection is raised."""
-        self.connection.reader.account(self.session, reply)
+        self.parser.account(self.session, reply)
         self.replies.append(reply)
         return 0
 
@@ -207,6 +207,7 @@ cdef class Batch:
         return self.raw is None or len(self.replies) not in self.raw
 
 
+@cython.auto_pickle(False)
 cdef class PipelineBase(ClientBase):
     """`_execute_pipeline` and `_execute_transaction`, compiled. Not thread-safe, as
     redis-py's pipeline."""
@@ -291,6 +292,7 @@ cdef class PipelineBase(ClientBase):
         batch.replies = []
         batch.connection = <ConnBase>connection
         batch.session = batch.connection.session
+        batch.parser = batch.connection.reader
         batch.run()
         return batch
 
