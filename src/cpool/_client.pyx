@@ -174,7 +174,9 @@ cdef class ClientBase:
             return METRICS
         if not args or not is_ordinary(args[0]):
             return COMMAND
-        return TAKEN if (pinned is not None) == bool(self.single) else PINNED
+        if self.single:
+            return PINNED if pinned is None else TAKEN
+        return TAKEN if pinned is None else PINNED
 
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options):
