@@ -34,7 +34,7 @@ cdef class ClientBase:
     cdef int mirror(self, str name, object value) except -1
     cdef int look_up(self) except -1
     cdef object execute(self, tuple args, dict options)
-    cdef int refusal(self, tuple args) except -1
+    cdef int refusal(self, tuple args, dict options) except -1
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options)
     cdef object drive(self, object pool, object connection, bint pinned, object error,
@@ -43,6 +43,7 @@ cdef class ClientBase:
 
 
 cdef int note(int why) except -1
+cdef int pinned_refusal(ConnBase connection) except -1
 cdef int connection_refusal(object connection) except -1
 cdef object finish(ClientBase client, object name, object reply, dict options, bint plain)
 cdef object called_back(object callbacks, object name, object reply, dict options,

@@ -115,13 +115,18 @@ cdef class ClientBase:
 
     cdef object execute(self, tuple args, dict options):
         cdef object pool, pinned, connection
-        cdef int why = self.refusal(args)
+        cdef int why = self.refusal(args, options)
         pool, pinned = self.pool, self.pinned
         if why != TAKEN:
             note(why)
             return super(ClientBase, self)._execute_command(*args, **(options or {}))
         if pinned is not None:
             with self.single_connection_lock:
+                # Only now: who had the lock may have closed it, or left it unclean.
+                why = pinned_refusal(pinned)
+                if why != TAKEN:
+                    note(why)
+                    return self.drive(pool, pinned, True, None, args, options)
                 return self.run(pool, pinned, True, args, options)
         connection = (<PoolBase>pool).checkout()
         why = connection_refusal(connection)
@@ -130,7 +135,7 @@ cdef class ClientBase:
             return self.drive(pool, connection, False, None, args, options)
         return self.run(pool, connection, False, args, options)
 
-    cdef int refusal(self, tuple args) except -1:
+    cdef int refusal(self, tuple args, dict options) except -1:
         """Why this call is redis-py's to do, or TAKEN."""
         cdef object pool, pinned
         if not enabled:
@@ -146,15 +151,11 @@ cdef class ClientBase:
             return POOL
         if not (<PoolBase>pool).metrics_off():
             return METRICS
-        if not args or not is_ordinary(args[0]):
+        if not args or not is_ordinary(args[0]) or (options and not is_passable(options)):
             return COMMAND
         if pinned is None:
             return PINNED if self.single else TAKEN
-        if not self.single or not isinstance(pinned, ConnBase):
-            return PINNED
-        if (<ConnBase>pinned).session is None or not (<ConnBase>pinned).session.is_clean():
-            return PINNED
-        return connection_refusal(pinned)
+        return TAKEN if self.single and isinstance(pinned, ConnBase) else PINNED
 
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
                     dict options):
@@ -244,15 +245,37 @@ cdef bint is_ordinary(object name) except -1:
     return (text[0] | 0x20) != c"h" or not name.upper().startswith("HIMPORT")
 
 
+cdef bint is_passable(dict options) except -1:
+    """Whether redis-py could pass these options on from method to method: none has the
+    name of a parameter on the way."""
+    for name in PARAMETERS:
+        if name in options:
+            return False
+    return True
+
+
+cdef tuple PARAMETERS = ("conn", "command_name", "connection")
+
+
+cdef int pinned_refusal(ConnBase connection) except -1:
+    """The same for the one connection of a client. Its lock is held."""
+    if connection.session is None or not connection.session.is_clean():
+        return PINNED
+    return connection_refusal(connection)
+
+
 cdef int connection_refusal(object connection) except -1:
     """Why a connection that was lent must be driven by redis-py, or TAKEN."""
     cdef ConnBase ours
-    if not isinstance(connection, ConnBase) or not (<ConnBase>connection).may_fuse():
+    if not isinstance(connection, ConnBase):
         return CONNECTION
     ours = <ConnBase>connection
+    # First, for it may run Python code, and another thread may disconnect meanwhile.
+    retry = ours.retry if ours.retry_view is None else ours.retry_view
+    if not ours.may_fuse():
+        return CONNECTION
     if ours.health_is_due():
         return HEALTH_CHECK
-    retry = ours.retry if ours.retry_view is None else ours.retry_view
     return TAKEN if isinstance(retry, RetryBase) and (<RetryBase>retry).is_plain() else RETRY
 
 

@@ -554,6 +554,8 @@ cdef class ConnBase:
         After any other error the connection is closed. For who may_fuse()."""
         cdef Session s = self.session
         cdef object reply
+        if s is None:  # closed by another thread since
+            raise from_status(CP_E_EOF, 0)
         s.enter(args)
         if s.flags & CP_SESSION_STREAM:
             self.after_queue(s)
