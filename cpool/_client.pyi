@@ -8,7 +8,8 @@ from redis.client import Redis
 REASONS: tuple[str, ...]
 execute_command: Any
 
-class ClientBase(Redis): ...
+class ClientBase(Redis):
+    def __getnewargs__(self) -> tuple[()]: ...
 
 def set_originals(
     functions: dict[str, Any], callbacks: type, response_error: type[Exception]

@@ -79,6 +79,7 @@ cdef int note(int why) except -1:
     return 0
 
 
+@cython.auto_pickle(False)
 cdef class ClientBase:
     """`_execute_command`, compiled. As thread-safe as redis-py's client."""
 
@@ -106,12 +107,20 @@ cdef class ClientBase:
             self.patched = is_patched(self, OBSERVED)
         return 0
 
-    cdef int look_up(self) except -1:
-        """Fill the mirrors of a client whose attributes were not set one by one."""
+    cdef bint look_up(self) except -1:
+        """Fill the mirrors of a client whose attributes were not set one by one (a copy).
+        False: it lacks one of them."""
+        cdef bint whole = True
         for name in MIRRORED:
-            self.mirror(name, getattr(self, name))
+            value = getattr(self, name, NEVER_SET)
+            self.mirror(name, value)
+            whole = whole and value is not NEVER_SET
         self.patched = is_patched(self, OBSERVED)
-        return 0
+        return whole
+
+    def __getnewargs__(self):
+        """What a copy is made with, beside its attributes."""
+        return ()
 
     cdef object execute(self, tuple args, dict options):
         cdef object pool, pinned, connection
@@ -142,7 +151,8 @@ cdef class ClientBase:
             return SWITCHED_OFF
         if self.pool is NEVER_SET or self.pinned is NEVER_SET or self.callbacks is NEVER_SET \
                 or self.single is NEVER_SET:
-            self.look_up()
+            if not self.look_up():
+                return CLIENT
         pool, pinned = self.pool, self.pinned
         if self.patched or gates_of(GATES, self, &self.gate) == 0:
             return CLIENT
