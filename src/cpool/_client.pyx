@@ -12,7 +12,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport BEHIND, FRONT, NOWHERE, Gates, gates_of, is_patched
+from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._retry cimport RetryBase
 
@@ -372,6 +372,7 @@ execute_command = cp_method(ClientBase, <void *>execute_command_of)
 cdef Gates GATES = Gates(ClientBase, (
     (1, ("parse_response", "_send_command_parse_response"), FRONT),
     (1, ("_execute_command",), BEHIND),
+    (1, ("__setattr__", "__delattr__"), OWN),
     (1, MIRRORED, NOWHERE),
 ))
 
