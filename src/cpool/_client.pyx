@@ -379,10 +379,11 @@ cdef Gates GATES = Gates(ClientBase, (
 
 def compiled_init(plain, options, with_options):
     """An `__init__` that leaves no frame behind, so that redis-py's warnings point at who
-    calls it: plain(self, ...), or with_options(self, ...) where one of `options` is given."""
+    calls it: plain(self, ...), or where one of `options` is given what with_options(self,
+    args, kwargs) returns in its place, having taken those options out of kwargs."""
     def __init__(self, *args, **kwargs):
         if kwargs and not options.isdisjoint(kwargs):
-            with_options(self, *args, **kwargs)
+            with_options(self, args, kwargs)(self, *args, **kwargs)
         else:
             plain(self, *args, **kwargs)
     return __init__
