@@ -138,7 +138,11 @@ cdef class ClientBase:
                     return self.drive(pool, pinned, True, None, args, options)
                 return self.run(pool, pinned, True, args, options)
         connection = (<PoolBase>pool).checkout()
-        why = connection_refusal(connection)
+        try:
+            why = connection_refusal(connection)
+        except BaseException:  # by what somebody has put in or deleted
+            pool.release(connection)
+            raise
         if why != TAKEN:
             note(why)
             return self.drive(pool, connection, False, None, args, options)
@@ -230,6 +234,10 @@ cdef class Driver:
     def connection_pool(self):
         return self
 
+    @property
+    def _single_connection_client(self):
+        return False  # its lock is held already, and need not be re-entrant
+
     def get_connection(self):
         return self.lent
 
@@ -258,6 +266,8 @@ cdef bint is_ordinary(object name) except -1:
 cdef bint is_passable(dict options) except -1:
     """Whether redis-py could pass these options on from method to method: none has the
     name of a parameter on the way."""
+    if is_plain(options):
+        return True
     for name in PARAMETERS:
         if name in options:
             return False

@@ -222,6 +222,28 @@ def test_an_argument_may_do_something_when_it_is_encoded(
     both(redis_server, scenario, **options)
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize(
+    ("name", "deleted"), [("retry", True), ("retry", False), ("next_health_check", False)]
+)
+def test_a_connection_with_nonsense_in_an_attribute_is_returned_all_the_same(
+    server: FakeServer, name: str, deleted: bool, single: bool
+) -> None:
+    def scenario(client: Any) -> Any:
+        client.get("k")
+        pool = client.connection_pool
+        connection = client.connection or pool._available_connections[0]
+        before = getattr(connection, name)
+        setattr(connection, name, None)
+        if deleted:
+            delattr(connection, name)
+        got = outcome_of(client.get, "k")[:2], counts_of(pool)
+        setattr(connection, name, before)
+        return got, client.get("k")
+
+    both(server, scenario, health_check_interval=1000, single_connection_client=single)
+
+
 @needs_reconnect
 @pytest.mark.parametrize("reply", [b"+OK\r\n", b"-WRONGPASS no\r\n", None])
 def test_what_comes_of_an_authentication_at_the_return(
@@ -335,6 +357,22 @@ def test_who_waits_for_the_one_connection_finds_it_as_it_is_then(
         return outcome_of(first.result), second, sent
 
     both(redis_server, scenario, protocol=2, single_connection_client=True)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_the_lock_of_the_one_connection_need_not_be_re_entrant(
+    server: FakeServer, closes: bool
+) -> None:
+    server.replies["GET"] = None if closes else b"-LOADING x\r\n"
+
+    def scenario(client: Any) -> Any:
+        client.single_connection_lock = threading.Lock()
+        client.connection.disconnect()
+        got = client.ping(), outcome_of(client.get, "k"), client.ping()
+        return got, client.single_connection_lock.locked()
+
+    options = {"retry": no_retry(2), "single_connection_client": True}
+    both(server, scenario, protocol=2, **options)
 
 
 def test_a_pool_disconnected_all_the_time(redis_server: EmbeddedServer) -> None:
