@@ -31,7 +31,7 @@ cdef class ClientBase:
     cdef object single      # _single_connection_client
     cdef object callbacks   # response_callbacks
 
-    cdef int mirror(self, str name, object value) except -1
+    cdef int mirror(self, object name, object value) except -1
     cdef bint look_up(self) except -1
     cdef object execute(self, tuple args, dict options)
     cdef int refusal(self, tuple args, dict options) except -1

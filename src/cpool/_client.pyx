@@ -94,7 +94,7 @@ cdef class ClientBase:
         generic_delattr(self, name, NULL)
         self.mirror(name, NEVER_SET)
 
-    cdef int mirror(self, str name, object value) except -1:
+    cdef int mirror(self, object name, object value) except -1:
         if name == "connection_pool":
             self.pool = value
         elif name == "connection":
@@ -367,6 +367,7 @@ cdef extern from *:
      * would copy them. */
     static PyMethodDef cp_execute_command = {
         "_execute_command", NULL, METH_VARARGS | METH_KEYWORDS,
+        "_execute_command($self, /, *args, **options)\\n--\\n\\n"
         "Execute a command and return its reply, as redis-py's method does."};
     static PyObject *cp_method(PyObject *type, void *function) {
         cp_execute_command.ml_meth = (PyCFunction)function;
@@ -383,8 +384,10 @@ cdef Gates GATES = Gates(ClientBase, (
     (1, ("parse_response", "_send_command_parse_response"), FRONT),
     (1, ("_execute_command",), BEHIND),
     (1, ("__setattr__", "__delattr__"), OWN),
+    (1, ("__getattribute__",), FRONT),
     (1, MIRRORED, NOWHERE),
 ))
+GATES.originals["__getattribute__"] = frozenset((object.__getattribute__,))
 
 
 def compiled_init(plain, options, with_options):

@@ -444,6 +444,11 @@ def test_the_class_is_a_subclass_with_the_same_names() -> None:
     assert hash(client) == hash(client) and client == client != cpool.Redis()
 
 
+def test_the_method_shows_its_signature() -> None:
+    theirs, ours = (inspect.signature(lib.Redis()._execute_command) for lib in LIBRARIES)
+    assert ours == theirs
+
+
 # -- Oddities
 
 

@@ -255,6 +255,30 @@ def test_a_class_that_keeps_its_attributes_elsewhere(redis_server: EmbeddedServe
     assert results[0] == results[1]
 
 
+def test_a_class_that_looks_attributes_up_its_own_way(redis_server: EmbeddedServer) -> None:
+    def look_up(self: Any, name: str) -> Any:
+        if name == "parse_response":
+            return lambda conn, *_, **__: ("mine", conn.read_response())
+        return object.__getattribute__(self, name)
+
+    results = []
+    for library in LIBRARIES:
+        cls = type("Mine", (library.Redis,), {"__getattribute__": look_up})
+        with contextlib.closing(cls(port=redis_server.port)) as client:
+            results.append(client.ping())
+    assert results[0] == results[1] == ("mine", b"PONG")
+
+
+def test_an_attributes_name_may_be_a_subclass_of_str(redis_server: EmbeddedServer) -> None:
+    def scenario(client: Any) -> Any:
+        name = type("Name", (str,), {})("response_callbacks")
+        client.ping()
+        setattr(client, name, {"PING": repr})
+        return client.ping()
+
+    assert both(redis_server, scenario) == "b'PONG'"
+
+
 # -- Commands -----------------------------------------------------------------------------
 
 NAMES = ["HIMPORT", "himport", "HImport SET", b"PING", "PÏNG", 5, None]
