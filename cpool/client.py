@@ -93,15 +93,16 @@ _POOL_OPTIONS = {
 def _init_on_our_pool(pool_options: dict[str, Any]) -> Any:
     """Return redis-py's constructor, making a pool of ours with these options."""
     make_pool = functools.partial(ConnectionPool, **pool_options)
-    return _with_names(_redis_client.__init__, {"ConnectionPool": make_pool})
+    return _with_names(_redis_init, {"ConnectionPool": make_pool})
 
 
-def _init_with_options(self: Any, *args: Any, **kwargs: Any) -> None:
+def _init_with_options(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the constructor to call; take the pool's options out of `kwargs`."""
     pool_options = {name: kwargs.pop(name) for name in _POOL_OPTIONS.keys() & kwargs.keys()}
     if _signature.bind(self, *args, **kwargs).arguments.get("connection_pool") is not None:
         names = ", ".join(f'"{name}"' for name in sorted(pool_options))
         raise ValueError(f"{names} can't be given with connection_pool: give it to the pool")
-    _init_on_our_pool(pool_options)(self, *args, **kwargs)
+    return _init_on_our_pool(pool_options)
 
 
 class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):

@@ -32,12 +32,13 @@ cdef class ClientBase:
     cdef object callbacks   # response_callbacks
 
     cdef int mirror(self, object name, object value) except -1
-    cdef int look_up(self) except -1
+    cdef bint look_up(self) except -1
     cdef object execute(self, tuple args, dict options)
-    cdef object execute_pinned(self, object pool, object connection, tuple args, dict options)
-    cdef int refusal(self, tuple args) except -1
+    cdef object execute_pinned(self, object pool, ConnBase connection, tuple args,
+                               dict options, bint plain)
+    cdef int refusal(self, tuple args, dict options, bint plain) except -1
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
-                    dict options)
+                    dict options, bint plain)
     cdef object drive(self, object pool, object connection, bint pinned, object error,
                       tuple args, dict options)
     cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1
@@ -46,6 +47,7 @@ cdef class ClientBase:
 cdef object NEVER_SET
 
 cdef int note(int why) except -1
+cdef int pinned_refusal(ConnBase connection) except -1
 cdef int connection_refusal(object connection) except -1
 cdef object finish(ClientBase client, object name, object reply, dict options, bint plain)
 cdef object called_back(object callbacks, object name, object reply, dict options, bint plain,

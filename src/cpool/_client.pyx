@@ -12,7 +12,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport BEHIND, FRONT, NOWHERE, Gates, gates_of, is_patched
+from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._resp cimport OK_REPLY
 from cpool._retry cimport RetryBase
@@ -104,10 +104,6 @@ cdef class ClientBase:
         generic_delattr(self, name, NULL)
         self.mirror(name, NEVER_SET)
 
-    def __getstate__(self):
-        """The attributes: what the mirrors hold is looked up again."""
-        return self.__dict__
-
     cdef int mirror(self, object name, object value) except -1:
         if name == "connection_pool":
             self.pool = value
@@ -121,49 +117,63 @@ cdef class ClientBase:
             self.patched = is_patched(self, OBSERVED)
         return 0
 
-    cdef int look_up(self) except -1:
-        """Fill the mirrors of a client whose attributes were not set one by one."""
+    cdef bint look_up(self) except -1:
+        """Fill the mirrors of a client whose attributes were not set one by one (a copy).
+        False: it lacks one of them."""
+        cdef bint whole = True
         for name in MIRRORED:
-            self.mirror(name, getattr(self, name))
+            value = getattr(self, name, NEVER_SET)
+            self.mirror(name, value)
+            whole = whole and value is not NEVER_SET
         self.patched = is_patched(self, OBSERVED)
-        return 0
+        return whole
+
+    def __getnewargs__(self):
+        """What a copy is made with, beside its attributes."""
+        return ()
 
     cdef object execute(self, tuple args, dict options):
         cdef object pool, pinned, connection
-        cdef int why = self.refusal(args)
+        cdef bint plain = options is None or is_plain_options(options)
+        cdef int why = self.refusal(args, options, plain)
         pool, pinned = self.pool, self.pinned
         if why != TAKEN:
             note(why)
             return super(ClientBase, self)._execute_command(*args, **(options or {}))
         if pinned is not None:
-            return self.execute_pinned(pool, pinned, args, options)
+            return self.execute_pinned(pool, pinned, args, options, plain)
         connection = (<PoolBase>pool).checkout()
-        why = connection_refusal(connection)
+        try:
+            why = connection_refusal(connection)
+        except BaseException:  # by what somebody has put in or deleted
+            pool.release(connection)
+            raise
         if why != TAKEN:
             note(why)
             return self.drive(pool, connection, False, None, args, options)
-        return self.run(pool, connection, False, args, options)
+        return self.run(pool, connection, False, args, options, plain)
 
-    cdef object execute_pinned(self, object pool, object connection, tuple args, dict options):
-        """The same on a single-connection client's own connection, one thread at a time."""
-        cdef int why = PINNED
+    cdef object execute_pinned(self, object pool, ConnBase connection, tuple args,
+                               dict options, bint plain):
+        """The same on a single-connection client's own connection."""
+        cdef int why
         with self.single_connection_lock:
-            if isinstance(connection, ConnBase) and (<ConnBase>connection).session is not None \
-                    and (<ConnBase>connection).session.is_clean():
-                why = connection_refusal(connection)
+            # Only now: who had the lock may have closed it, or left it unclean.
+            why = pinned_refusal(connection)
             if why == TAKEN:
-                return self.run(pool, connection, True, args, options)
-        note(why)
-        return super(ClientBase, self)._execute_command(*args, **(options or {}))
+                return self.run(pool, connection, True, args, options, plain)
+            note(why)
+            return self.drive(pool, connection, True, None, args, options)
 
-    cdef int refusal(self, tuple args) except -1:
+    cdef int refusal(self, tuple args, dict options, bint plain) except -1:
         """Why this call is redis-py's to do, or TAKEN."""
         cdef object pool, pinned
         if not enabled:
             return SWITCHED_OFF
         if self.pool is NEVER_SET or self.pinned is NEVER_SET or self.callbacks is NEVER_SET \
                 or self.single is NEVER_SET:
-            self.look_up()
+            if not self.look_up():
+                return CLIENT
         pool, pinned = self.pool, self.pinned
         if self.patched or gates_of(GATES, self, &self.gate) == 0:
             return CLIENT
@@ -172,16 +182,15 @@ cdef class ClientBase:
             return POOL
         if not (<PoolBase>pool).metrics_off():
             return METRICS
-        if not args or not is_ordinary(args[0]):
+        if not args or not is_ordinary(args[0]) or not (plain or is_passable(options)):
             return COMMAND
         if self.single:
-            return PINNED if pinned is None else TAKEN
+            return TAKEN if isinstance(pinned, ConnBase) else PINNED
         return TAKEN if pinned is None else PINNED
 
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
-                    dict options):
+                    dict options, bint plain):
         cdef object reply, error
-        cdef bint plain = options is None or is_plain_options(options)
         counts[TAKEN] += 1
         try:
             reply = connection.exchange(args, plain or "NEVER_DECODE" not in options)
@@ -241,6 +250,10 @@ cdef class Driver:
     def connection_pool(self):
         return self
 
+    @property
+    def _single_connection_client(self):
+        return False  # its lock is held already, and need not be re-entrant
+
     def get_connection(self):
         return self.lent
 
@@ -266,17 +279,37 @@ cdef bint is_ordinary(object name) except -1:
     return (text[0] | 0x20) != c"h" or not name.upper().startswith("HIMPORT")
 
 
+cdef bint is_passable(dict options) except -1:
+    """Whether redis-py could pass these options on from method to method: none has the
+    name of a parameter on the way."""
+    for name in PARAMETERS:
+        if name in options:
+            return False
+    return True
+
+
+cdef tuple PARAMETERS = ("conn", "command_name", "connection")
+
+
+cdef int pinned_refusal(ConnBase connection) except -1:
+    """The same for the one connection of a client. Its lock is held."""
+    if connection.session is None or not connection.session.is_clean():
+        return PINNED
+    return connection_refusal(connection)
+
+
 cdef int connection_refusal(object connection) except -1:
     """Why a connection that was lent must be driven by redis-py, or TAKEN."""
     cdef ConnBase ours
-    if not isinstance(connection, ConnBase) or not (<ConnBase>connection).may_fuse():
+    if not isinstance(connection, ConnBase):
         return CONNECTION
     ours = <ConnBase>connection
-    if ours.holder != 0:
+    # First, for it may run Python code, and another thread may disconnect meanwhile.
+    retry = ours.retry if ours.retry_view is None else ours.retry_view
+    if ours.holder != 0 or not ours.may_fuse():
         return CONNECTION
     if ours.health_is_due():
         return HEALTH_CHECK
-    retry = ours.retry if ours.retry_view is None else ours.retry_view
     return TAKEN if isinstance(retry, RetryBase) and (<RetryBase>retry).is_plain() else RETRY
 
 
@@ -358,6 +391,7 @@ cdef extern from *:
      * would copy them. */
     static PyMethodDef cp_execute_command = {
         "_execute_command", NULL, METH_VARARGS | METH_KEYWORDS,
+        "_execute_command($self, /, *args, **options)\\n--\\n\\n"
         "Execute a command and return its reply, as redis-py's method does."};
     static PyObject *cp_method(PyObject *type, void *function) {
         cp_execute_command.ml_meth = (PyCFunction)function;
@@ -373,16 +407,20 @@ execute_command = cp_method(ClientBase, <void *>execute_command_of)
 cdef Gates GATES = Gates(ClientBase, (
     (1, ("parse_response", "_send_command_parse_response"), FRONT),
     (1, ("_execute_command",), BEHIND),
+    (1, ("__setattr__", "__delattr__"), OWN),
+    (1, ("__getattribute__",), FRONT),
     (1, MIRRORED, NOWHERE),
 ))
+GATES.originals["__getattribute__"] = frozenset((object.__getattribute__,))
 
 
 def compiled_init(plain, options, with_options):
     """An `__init__` that leaves no frame behind, so that redis-py's warnings point at who
-    calls it: plain(self, ...), or with_options(self, ...) where one of `options` is given."""
+    calls it: plain(self, ...), or where one of `options` is given what with_options(self,
+    args, kwargs) returns in its place, having taken those options out of kwargs."""
     def __init__(self, *args, **kwargs):
         if kwargs and not options.isdisjoint(kwargs):
-            with_options(self, *args, **kwargs)
+            with_options(self, args, kwargs)(self, *args, **kwargs)
         else:
             plain(self, *args, **kwargs)
     return __init__

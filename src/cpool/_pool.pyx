@@ -94,6 +94,8 @@ cdef class PoolBase:
         PyObject_GenericSetAttr(self, name, value)
         if name in OBSERVED:
             self.patched = is_patched(self, OBSERVED)
+        elif name == "_event_dispatcher":
+            self.listeners = None  # until _watch(): one put in later sees every return
 
     def __delattr__(self, name):
         generic_delattr(self, name, NULL)
