@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 
 from _common import (
     OURS,
@@ -36,11 +35,10 @@ from _common import (
     open_pool,
     paired_rounds,
     require_module,
-    usable_cpus,
 )
 from _floors import redis_benchmark
 from _load import Load
-from _server import Server, bench_server
+from _server import Case, Server, bench_server, cases_of
 
 TRANSPORTS = ("tcp", "unix", "tls", "gevent")
 THREADS = (1, 8, 32)
@@ -60,33 +58,6 @@ def work(task: Task) -> Result:
         client.close()
         pool.disconnect()
     return {**result, "parser": redis.connection.DefaultParser.__name__}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Name a number of threads and, for one thread, where it and the server run."""
-
-    threads: int
-    one_cpu: int | None = None
-
-    @property
-    def name(self) -> str:
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return threads if self.one_cpu is None else f"{threads}, one CPU"
-
-    @property
-    def cpus(self) -> list[int] | None:
-        return None if self.one_cpu is None else [self.one_cpu]
-
-
-def cases_of(args: argparse.Namespace, server: Server) -> list[Case]:
-    """List the cases; one thread is also measured on the server's CPU if the server is ours."""
-    cases = []
-    for threads in args.threads:
-        cases.append(Case(threads))
-        if threads == 1 and server.pid is not None and usable_cpus():
-            cases.append(Case(threads, usable_cpus()[-1]))
-    return cases
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
