@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import operator
 import os
 import platform
 import statistics
@@ -39,6 +40,11 @@ WORKER_LIMIT_S = 600.0
 REPORT_WIDTH = 132
 BUSY_LIMIT_PERCENT, BUSY_LOOK_S = 10, 0.3
 NOISE_VARIABLE = "CPOOL_BENCH_NOISE"
+SENSES: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+}
 
 
 class CannotRun(Exception):
@@ -66,6 +72,11 @@ def side_module(side: str) -> ModuleType:
 def open_pool(side: str, url: str, kind: str = "ConnectionPool", **options: Any) -> Any:
     """Make a pool of one side from a URL, everything not named left at its default."""
     return getattr(side_module(side), kind).from_url(url, **options)
+
+
+def open_client(side: str, url: str, **options: Any) -> Any:
+    """Make a whole client of one side from a URL, everything not named left at its default."""
+    return side_module(side).Redis.from_url(url, **options)
 
 
 def require_sides() -> None:
@@ -120,6 +131,11 @@ def figures(pairs: Sequence[Pair], side: str, metric: str) -> Spread:
 def gain(pairs: Sequence[Pair], metric: str, *, smaller_is_better: bool = False) -> Spread:
     """Return how many times better cpool did, one ratio per round, then their median."""
     over, under = (PEER, OURS) if smaller_is_better else (OURS, PEER)
+    return ratio(pairs, metric, over, under)
+
+
+def ratio(pairs: Sequence[Pair], metric: str, over: str, under: str = PEER) -> Spread:
+    """Return one side's figure in terms of another's, one ratio per round, then their median."""
     return Spread.of([pair[over][metric] / pair[under][metric] for pair in pairs])
 
 
@@ -230,7 +246,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
+        return SENSES[self.sense](self.value, self.limit)
 
     def verdict(self) -> str:
         met = "met" if self.met else "NOT MET"

@@ -42,6 +42,33 @@ class Server:
     pid: int | None = None
 
 
+@dataclass(frozen=True)
+class Case:
+    """Name a number of threads and, for one thread, where it and the server run."""
+
+    threads: int
+    one_cpu: int | None = None
+
+    @property
+    def name(self) -> str:
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return threads if self.one_cpu is None else f"{threads}, one CPU"
+
+    @property
+    def cpus(self) -> list[int] | None:
+        return None if self.one_cpu is None else [self.one_cpu]
+
+
+def cases_of(args: argparse.Namespace, server: Server) -> list[Case]:
+    """List the cases; one thread is also measured on the server's CPU if the server is ours."""
+    cases = []
+    for threads in args.threads:
+        cases.append(Case(threads))
+        if threads == 1 and server.pid is not None and usable_cpus():
+            cases.append(Case(threads, usable_cpus()[-1]))
+    return cases
+
+
 @contextlib.contextmanager
 def bench_server(args: argparse.Namespace, transport: str = "tcp") -> Iterator[Server]:
     """Yield a server that holds the benchmark's 64-byte value; stop it if it was ours."""

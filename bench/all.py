@@ -31,6 +31,8 @@ RUNS: dict[str, list[str]] = {
     "codec": ["codec.py"],
     "checkout": ["checkout.py"],
     "connect": ["connect.py"],
+    "clients": ["clients.py"],
+    "commands": ["commands.py"],
     "throughput": ["throughput.py"],
     "throughput-unix": ["throughput.py", "--transport", "unix"],
     "throughput-tls": ["throughput.py", "--transport", "tls"],

@@ -19,10 +19,7 @@ import gc
 import os
 import resource
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from _common import (
@@ -42,6 +39,7 @@ from _common import (
     open_pool,
     paired_rounds,
 )
+from _load import memory_is_readable, memory_kib, repeat, reset_high_water
 from _server import Server, bench_server
 
 MIB = 1 << 20
@@ -67,8 +65,8 @@ def work_throughput(task: Task) -> Result:
     pool = open_pool(task["side"], task["url"])
     client = redis.Redis(connection_pool=pool)
     try:
-        set_s = seconds_per_call(lambda: client.set(BIG_KEY, value), task["seconds"])
-        get_s = seconds_per_call(lambda: client.get(BIG_KEY), task["seconds"])
+        set_s = repeat(lambda: client.set(BIG_KEY, value), task["seconds"])["s_per_call"]
+        get_s = repeat(lambda: client.get(BIG_KEY), task["seconds"])["s_per_call"]
         if client.get(BIG_KEY) != value:
             raise RuntimeError("the value read is not the one written")
     finally:
@@ -76,16 +74,6 @@ def work_throughput(task: Task) -> Result:
         client.close()
         pool.disconnect()
     return {"set_mb_per_s": len(value) / set_s / 1e6, "get_mb_per_s": len(value) / get_s / 1e6}
-
-
-def seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
-    call()
-    call()
-    count, start_s = 0, time.perf_counter()
-    while time.perf_counter() - start_s < seconds or count < 3:
-        call()
-        count += 1
-    return (time.perf_counter() - start_s) / count
 
 
 # ---- memory -------------------------------------------------------------------------------
@@ -110,16 +98,6 @@ def work_peak(task: Task) -> Result:
         client.close()
         pool.disconnect()
     return {"peak_ratio": rise / PEAK_SIZE, "rise_bytes": rise}
-
-
-def reset_high_water() -> None:
-    """Set VmHWM back to the present, see proc(5), clear_refs."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def work_idle(task: Task) -> Result:
@@ -164,7 +142,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
         if args.only != "memory":
             run_throughput(args, report, server)
         if args.only != "throughput":
-            if not Path("/proc/self/clear_refs").exists():
+            if not memory_is_readable():
                 raise CannotRun("the memory part reads /proc; use --only throughput")
             rows = [run_peak(args, report, server), *run_idle(args, report, server)]
             columns = ("", "redis-py", "cpool", "cpool/redis-py", "bar")

@@ -16,22 +16,12 @@ redis-benchmark, if on PATH, shows what the server gives to a C client.
 from __future__ import annotations
 
 import argparse
-import csv
-import resource
-import shutil
-import subprocess
 import sys
-import threading
-import time
-from dataclasses import dataclass
-from typing import Any
 
 from _common import (
-    KEY,
     OURS,
     PEER,
     SIDES,
-    VALUE,
     CannotRun,
     Pair,
     Report,
@@ -45,13 +35,13 @@ from _common import (
     open_pool,
     paired_rounds,
     require_module,
-    usable_cpus,
 )
-from _server import Server, bench_server
+from _floors import redis_benchmark
+from _load import Load
+from _server import Case, Server, bench_server, cases_of
 
 TRANSPORTS = ("tcp", "unix", "tls", "gevent")
 THREADS = (1, 8, 32)
-JOIN_LIMIT_S = 120.0
 
 
 def work(task: Task) -> Result:
@@ -70,89 +60,6 @@ def work(task: Task) -> Result:
     return {**result, "parser": redis.connection.DefaultParser.__name__}
 
 
-class Load:
-    """Drive one client from many threads for a fixed time."""
-
-    def __init__(self, client: Any, threads: int) -> None:
-        self.client = client
-        self.threads = threads
-        if client.get(KEY) != VALUE:
-            raise RuntimeError("the server does not hold the benchmark's value")
-
-    def run(self, seconds: float) -> Result:
-        self.running = [True]
-        self.spans: list[tuple[int, float, float]] = []
-        self.start = threading.Barrier(self.threads + 1)
-        started = [threading.Thread(target=self.loop, daemon=True) for _ in range(self.threads)]
-        for thread in started:
-            thread.start()
-        before_s = cpu_time_s()
-        self.start.wait()
-        time.sleep(seconds)
-        self.running.clear()
-        for thread in started:
-            thread.join(JOIN_LIMIT_S)
-        if len(self.spans) != self.threads:
-            raise RuntimeError("a thread failed or hung")
-        return self.summary(cpu_time_s() - before_s)
-
-    def loop(self) -> None:
-        get, running, count = self.client.get, self.running, 0
-        self.start.wait()
-        start_s = time.perf_counter()
-        while running:
-            get(KEY)
-            count += 1
-        end_s = time.perf_counter()
-        if get(KEY) == VALUE:
-            self.spans.append((count, start_s, end_s))
-
-    def summary(self, cpu_s: float) -> Result:
-        counts = [count for count, _, _ in self.spans]
-        elapsed_s = max(end for _, _, end in self.spans) - min(s for _, s, _ in self.spans)
-        total = sum(counts)
-        return {
-            "ops": total,
-            "elapsed_s": elapsed_s,
-            "ops_per_s": total / elapsed_s,
-            "cpu_us_per_op": cpu_s / total * 1e6,
-            "fewest": min(counts),
-            "most": max(counts),
-        }
-
-
-def cpu_time_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-@dataclass(frozen=True)
-class Case:
-    """Name a number of threads and, for one thread, where it and the server run."""
-
-    threads: int
-    one_cpu: int | None = None
-
-    @property
-    def name(self) -> str:
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return threads if self.one_cpu is None else f"{threads}, one CPU"
-
-    @property
-    def cpus(self) -> list[int] | None:
-        return None if self.one_cpu is None else [self.one_cpu]
-
-
-def cases_of(args: argparse.Namespace, server: Server) -> list[Case]:
-    """List the cases; one thread is also measured on the server's CPU if the server is ours."""
-    cases = []
-    for threads in args.threads:
-        cases.append(Case(threads))
-        if threads == 1 and server.pid is not None and usable_cpus():
-            cases.append(Case(threads, usable_cpus()[-1]))
-    return cases
-
-
 def run(args: argparse.Namespace, report: Report) -> None:
     if args.transport == "gevent":
         require_module("gevent", "pip install gevent")
@@ -163,7 +70,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
             with bound_to(case.cpus, server.pid or 0):
                 pairs = measure(args, server, case)
                 with bound_to(case.cpus):
-                    limit = redis_benchmark(args, server, case.threads)
+                    limit = c_limit(args, server, case)
             report.raw[case.name] = {"pairs": pairs, "redis_benchmark_ops_per_s": limit}
             rows.append(row(args, report, case, pairs, limit))
     columns = ["", "redis-py ops/s", "cpool ops/s", "cpool/redis-py", "bar"]
@@ -206,17 +113,11 @@ def row(
     ]
 
 
-def redis_benchmark(args: argparse.Namespace, server: Server, clients: int) -> float | None:
-    """Return the ops/s of the C load generator with the same key, None where it can't run."""
-    program = shutil.which("redis-benchmark")
-    if program is None or args.url or args.transport in ("tls", "gevent"):
+def c_limit(args: argparse.Namespace, server: Server, case: Case) -> float | None:
+    """Return redis-benchmark's ops/s, None where it can't run or measures something else."""
+    if args.transport == "gevent":
         return None
-    where = ["-s", server.unix_path] if server.unix_path else ["-p", str(server.port)]
-    count = "5000" if args.quick else "40000"
-    command = [program, *where, "-c", str(clients), "-n", count, "--csv", "GET", KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    rows = [r for r in csv.reader(done.stdout.splitlines()) if r and r[0].startswith("GET")]
-    return float(rows[-1][1]) if rows else None
+    return redis_benchmark(server, case.threads, 5_000 if args.quick else 40_000)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

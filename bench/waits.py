@@ -20,11 +20,9 @@ from array import array
 from typing import Any
 
 from _common import (
-    KEY,
     OURS,
     PEER,
     SIDES,
-    VALUE,
     Pair,
     Report,
     Result,
@@ -34,34 +32,33 @@ from _common import (
     main,
     measurer,
     paired_rounds,
-    percentile,
     side_module,
 )
+from _load import Load, latencies
 from _server import bench_server
 
 KIND = "BlockingConnectionPool"
-JOIN_LIMIT_S = 120.0
 LONGEST_MS, LEAST_GAIN = 50.0, 2.3
 PERCENTS = ("p50", "p99")
 WHAT = {"wait": "checkout's wait", "command": "whole command"}
 
 
-class Samples(threading.local):
-    """Hold one thread's times in nanoseconds."""
+class Waits(threading.local):
+    """Hold one thread's waits in nanoseconds; `kept` has those of all threads."""
 
-    def __init__(self) -> None:
-        self.wait_ns = array("Q")
-        self.command_ns = array("Q")
+    def __init__(self, kept: list[array[int]]) -> None:
+        self.ns = array("Q")
+        kept.append(self.ns)
 
 
-def timed_class(base: Any, samples: Samples) -> Any:
+def timed_class(base: Any, waits: Waits) -> Any:
     """Return the pool class with each checkout clocked."""
 
     class TimedPool(base):  # type: ignore[misc]
         def get_connection(self, *args: Any, **options: Any) -> Any:
             start_ns = time.perf_counter_ns()
             connection = super().get_connection(*args, **options)
-            samples.wait_ns.append(time.perf_counter_ns() - start_ns)
+            waits.ns.append(time.perf_counter_ns() - start_ns)
             return connection
 
     return TimedPool
@@ -71,80 +68,20 @@ def work(task: Task) -> Result:
     """Run the threads of one side, clocked or only counted."""
     import redis
 
-    samples = Samples()
+    kept: list[array[int]] = []
     base = getattr(side_module(task["side"]), KIND)
-    pool_class = timed_class(base, samples) if task["timed"] else base
+    pool_class = timed_class(base, Waits(kept)) if task["timed"] else base
     pool = pool_class.from_url(task["url"], max_connections=task["connections"])
     client = redis.Redis(connection_pool=pool)
     try:
-        run_threads(client, samples, {**task, "seconds": task["warm_s"], "timed": False})
-        return run_threads(client, samples, task)
+        load = Load(client, task["threads"])
+        load.run(task["warm_s"])
+        kept.clear()
+        result = load.run(task["seconds"], clocked=task["timed"])
+        return {**result, **(latencies("wait", kept) if task["timed"] else {})}
     finally:
         client.close()
         pool.disconnect()
-
-
-def run_threads(client: Any, samples: Samples, task: Task) -> Result:
-    running, counts, kept = [True], [], []
-    barrier = threading.Barrier(task["threads"] + 1)
-
-    def loop() -> None:
-        body = timed_loop if task["timed"] else counting_loop
-        barrier.wait()
-        start_s = time.perf_counter()
-        count = body(client.get, running, samples)
-        end_s = time.perf_counter()
-        if client.get(KEY) == VALUE:
-            counts.append((count, start_s, end_s))
-            kept.append((samples.wait_ns, samples.command_ns))
-
-    threads = [threading.Thread(target=loop, daemon=True) for _ in range(task["threads"])]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    time.sleep(task["seconds"])
-    running.clear()
-    for thread in threads:
-        thread.join(JOIN_LIMIT_S)
-    if len(counts) != len(threads):
-        raise RuntimeError("a thread failed or hung")
-    return {**rates(counts), **(latencies(kept) if task["timed"] else {})}
-
-
-def counting_loop(get: Any, running: list[bool], samples: Samples) -> int:
-    count = 0
-    while running:
-        get(KEY)
-        count += 1
-    return count
-
-
-def timed_loop(get: Any, running: list[bool], samples: Samples) -> int:
-    keep, clock, count = samples.command_ns.append, time.perf_counter_ns, 0
-    while running:
-        start_ns = clock()
-        get(KEY)
-        keep(clock() - start_ns)
-        count += 1
-    return count
-
-
-def rates(counts: list[tuple[int, float, float]]) -> Result:
-    elapsed_s = max(end for _, _, end in counts) - min(start for _, start, _ in counts)
-    total = sum(count for count, _, _ in counts)
-    each = [count for count, _, _ in counts]
-    return {"ops_per_s": total / elapsed_s, "ops": total, "fewest": min(each), "most": max(each)}
-
-
-def latencies(kept: list[tuple[array[int], array[int]]]) -> Result:
-    result: Result = {}
-    for name, column in (("wait", 0), ("command", 1)):
-        ordered = sorted(value for pair in kept for value in pair[column])
-        result[f"{name}_p50_ms"] = percentile(ordered, 50) / 1e6
-        result[f"{name}_p99_ms"] = percentile(ordered, 99) / 1e6
-        result[f"{name}_longest_ms"] = ordered[-1] / 1e6
-        result[f"{name}_count"] = len(ordered)
-    return result
 
 
 def run(args: argparse.Namespace, report: Report) -> None:

@@ -1,0 +1,165 @@
+"""What workers measure with: threads that send GETs, repeated calls, CPU time, memory.
+
+Everything here runs in the process whose side is measured; nothing knows which side that is,
+but for the look at cpool's own counters of the compiled call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import KEY, VALUE, BenchmarkFailed, Pair, Result, noise_run, percentile
+
+JOIN_LIMIT_S = 120.0
+FEWEST_CALLS = 3
+
+
+class Load:
+    """Drive one client from many threads for a fixed time, each GET clocked or only counted."""
+
+    def __init__(self, client: Any, threads: int) -> None:
+        self.client = client
+        self.threads = threads
+        if client.get(KEY) != VALUE:
+            raise RuntimeError("the server does not hold the benchmark's value")
+
+    def run(self, seconds: float, *, clocked: bool = False) -> Result:
+        self.running = [True]
+        self.spans: list[tuple[int, float, float]] = []
+        self.command_ns: list[array[int]] = []
+        self.start = threading.Barrier(self.threads + 1)
+        loop = self.clocked_loop if clocked else self.counting_loop
+        started = [
+            threading.Thread(target=self.one_thread, args=[loop], daemon=True)
+            for _ in range(self.threads)
+        ]
+        for thread in started:
+            thread.start()
+        before_s = cpu_time_s()
+        self.start.wait()
+        time.sleep(seconds)
+        self.running.clear()
+        for thread in started:
+            thread.join(JOIN_LIMIT_S)
+        if len(self.spans) != self.threads:
+            raise RuntimeError("a thread failed or hung")
+        times = latencies("command", self.command_ns) if clocked else {}
+        return {**self.summary(cpu_time_s() - before_s), **times}
+
+    def one_thread(self, loop: Callable[[], int]) -> None:
+        self.start.wait()
+        start_s = time.perf_counter()
+        count = loop()
+        end_s = time.perf_counter()
+        if self.client.get(KEY) == VALUE:
+            self.spans.append((count, start_s, end_s))
+
+    def counting_loop(self) -> int:
+        get, running, count = self.client.get, self.running, 0
+        while running:
+            get(KEY)
+            count += 1
+        return count
+
+    def clocked_loop(self) -> int:
+        get, running, clock = self.client.get, self.running, time.perf_counter_ns
+        times_ns = array("Q")
+        keep = times_ns.append
+        while running:
+            start_ns = clock()
+            get(KEY)
+            keep(clock() - start_ns)
+        self.command_ns.append(times_ns)
+        return len(times_ns)
+
+    def summary(self, cpu_s: float) -> Result:
+        counts = [count for count, _, _ in self.spans]
+        elapsed_s = max(end for _, _, end in self.spans) - min(s for _, s, _ in self.spans)
+        total = sum(counts)
+        return {
+            "ops": total,
+            "elapsed_s": elapsed_s,
+            "ops_per_s": total / elapsed_s,
+            "cpu_us_per_op": cpu_s / total * 1e6,
+            "fewest": min(counts),
+            "most": max(counts),
+        }
+
+
+def latencies(name: str, kept_ns: Iterable[Sequence[int]]) -> Result:
+    """Sum up the times that all threads kept; none is left out."""
+    ordered = sorted(value for times_ns in kept_ns for value in times_ns)
+    return {
+        f"{name}_p50_ms": percentile(ordered, 50) / 1e6,
+        f"{name}_p99_ms": percentile(ordered, 99) / 1e6,
+        f"{name}_longest_ms": ordered[-1] / 1e6,
+        f"{name}_count": len(ordered),
+    }
+
+
+def repeat(call: Callable[[], Any], seconds: float) -> Result:
+    """Repeat a call for some seconds after a warm-up; return what one of them takes."""
+    call()
+    call()
+    count, cpu_start_s, start_s = 0, cpu_time_s(), time.perf_counter()
+    while time.perf_counter() - start_s < seconds or count < FEWEST_CALLS:
+        call()
+        count += 1
+    took_s, cpu_s = time.perf_counter() - start_s, cpu_time_s() - cpu_start_s
+    return {"calls": count, "s_per_call": took_s / count, "cpu_s_per_call": cpu_s / count}
+
+
+def cpu_time_s() -> float:
+    """Return the CPU time, user's and system's, of all threads of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+# ---- memory (Linux) -----------------------------------------------------------------------
+
+
+def memory_is_readable() -> bool:
+    return Path("/proc/self/clear_refs").exists()
+
+
+def reset_high_water() -> None:
+    """Set VmHWM back to the present, see proc(5), clear_refs."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+# ---- the compiled call --------------------------------------------------------------------
+
+
+def fast_path_counts() -> Result:
+    """Return how many commands of this process were one compiled call, and the refusals."""
+    counts = importlib.import_module("cpool.fast_path").stats()
+    refused = {reason: count for reason, count in counts.refused.items() if count}
+    return {"taken": counts.taken, "refused": refused}
+
+
+def require_fast_path(pairs: Sequence[Pair], side: str, what: str, ops: str = "ops") -> str:
+    """Return the sum of the side's counts as text; fail unless all operations were compiled calls.
+
+    Opening a connection may be refused, so one refusal in a thousand is let pass.
+    """
+    if noise_run():
+        return "not looked at in a noise run"
+    counts = [pair[side]["fast_path"] for pair in pairs]
+    taken = sum(each["taken"] for each in counts)
+    refused = sum(sum(each["refused"].values()) for each in counts)
+    done = sum(pair[side][ops] for pair in pairs)
+    if taken < done or refused * 1000 > taken:
+        raise BenchmarkFailed(f"{what}: {side} did not take the compiled path: {counts}")
+    return f"{taken:,} compiled calls, {refused:,} refused"
