@@ -44,8 +44,9 @@ def plain(value: Any) -> Any:
     """What can be compared of a value: an error's class and arguments."""
     if isinstance(value, BaseException):
         return (type(value), value.args)
-    if isinstance(value, (list, tuple)):
-        return (type(value).__name__, [plain(item) for item in value])
+    if isinstance(value, (list, tuple)):  # hiredis has a list of its own for pushes
+        kind = "list" if isinstance(value, list) else "tuple"
+        return (kind, [plain(item) for item in value])
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return (type(value), repr(value) if isinstance(value, float) else value)
