@@ -9,12 +9,22 @@ import redis.connection
 
 from cpool.tools.servers import EmbeddedServer
 from tests.pipeline.support import Twins
+from tests.wire.conftest import make_wire
+from tests.wire.peer import Wire
 
 
 @pytest.fixture
 def twins(redis_server: EmbeddedServer) -> Iterator[Twins]:
     """Give clients of each kind on a real server."""
     made = Twins({"host": redis_server.host, "port": redis_server.port})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def unix_wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    """Give a listening unix socket: what is sent can be read at once, buffers are as told."""
+    made = make_wire("unix", request)
     yield made
     made.close()
 

@@ -177,9 +177,7 @@ def test_bytes_that_are_no_resp_end_the_pipeline(transaction: bool, reply: bytes
 @pytest.mark.parametrize("results", [N_COMMANDS - 1, N_COMMANDS + 1, 0])
 def test_an_exec_with_another_number_of_results(results: int) -> None:
     reply = b"*%d\r\n" % results + b":1\r\n" * results
-    value = agree(
-        lambda: in_transaction(N_COMMANDS + 1, reply, True), echo_all, transaction=True
-    )
+    value = agree(lambda: in_transaction(N_COMMANDS + 1, reply, True), echo_all, transaction=True)
     assert value[1][0] is redis.ResponseError
 
 
