@@ -17,6 +17,7 @@ import redis
 
 import cpool
 from cpool import fast_path
+from tests.wire.peer import Wire
 
 KINDS = ("redis-py", "on our pool", "cpool")
 HAS_LEGACY_RESPONSES = "legacy_responses" in inspect.signature(redis.Redis).parameters
@@ -143,6 +144,22 @@ class Twins:
 
     def _connections_made(self) -> int:
         return int(self.other.info("stats")["total_connections_received"])
+
+
+class OneConnection:
+    """As much of a pool as a pipeline needs at its end."""
+
+    def release(self, connection: Any) -> None:
+        """Keep it: it is the test's."""
+
+
+def open_link(wire: Wire, **options: Any) -> tuple[Any, Any]:
+    """A pipeline on a connection whose server end is the test's."""
+    link = wire.connect(cpool, **options)
+    callbacks = redis.Redis().response_callbacks
+    pipe = cpool.Pipeline(OneConnection(), callbacks, False, None)
+    pipe.connection = link.conn
+    return link, pipe
 
 
 @contextlib.contextmanager
