@@ -74,7 +74,12 @@ def state_of(pipe: Any) -> tuple[Any, ...]:
 
 def dump_of(client: redis.Redis) -> dict[Any, Any]:
     """All data of a server."""
-    return {key: (client.dump(key), client.ttl(key) > 0) for key in sorted(client.scan_iter())}
+    keys = sorted(client.keys())
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.dump(key).ttl(key)
+    values = pipe.execute()
+    return {key: (values[2 * i], values[2 * i + 1] > 0) for i, key in enumerate(keys)}
 
 
 def pipelines_taken() -> int:
@@ -128,8 +133,7 @@ class Twins:
         self, kind: str, scenario: Scenario, transaction: bool, taken: int | None, options: Any
     ) -> Told:
         """Run a scenario on one kind of client, on an empty database."""
-        self.other.flushall()
-        self.other.script_flush()
+        self.other.pipeline(transaction=False).flushall().script_flush().execute()
         with contextlib.closing(make_client(kind, self.address, **options)) as client:
             client.ping()
             made, calls = self._connections_made(), pipelines_taken()

@@ -124,9 +124,9 @@ def test_arguments_of_every_kind_and_size_arrive(twins: Twins) -> None:
     twins.agree(run)
 
 
-def test_a_thousand_commands_are_answered_in_order(twins: Twins) -> None:
+def test_hundreds_of_commands_are_answered_in_order(twins: Twins) -> None:
     def run(_: Any, pipe: Any) -> Any:
-        for i in range(1000):
+        for i in range(400):
             pipe.set(f"key:{i}", "v" * i).strlen(f"key:{i}")
         return pipe.execute()
 
@@ -176,11 +176,11 @@ def test_errors_within_exec_are_told_alike(twins: Twins, raise_on_error: bool) -
 @pytest.mark.parametrize(
     "argument", [None, True, object, [1], {}, "\ud800", ()], ids=lambda value: repr(value)[:12]
 )
-@pytest.mark.parametrize("place", [0, 700])
+@pytest.mark.parametrize("place", [0, 250])
 def test_nothing_is_sent_if_an_argument_cannot_be(twins: Twins, argument: Any, place: int) -> None:
     def run(_: Any, pipe: Any) -> Any:
-        for i in range(1000):
-            pipe.set(f"key:{i}", argument if i == place else "v" * 200)
+        for i in range(300):  # more than one slice
+            pipe.set(f"key:{i}", argument if i == place else "v" * 500)
         try:
             return pipe.execute()
         except Exception as error:
@@ -205,7 +205,10 @@ def test_a_command_without_a_name_is_an_error_alike(twins: Twins, command: Any) 
     def run(_: Any, pipe: Any) -> Any:
         pipe.set("a", 1)
         pipe.pipeline_execute_command(*command)
-        return pipe.execute()
+        try:
+            return pipe.execute()
+        except Exception as error:  # the words of a timeout depend on redis-py's version
+            return type(error)
 
     twins.agree(run, taken=None, same_connections=False, socket_timeout=0.05, retry=None)
 
