@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import pytest
+from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError
+from redis.retry import Retry
 
 from tests.pipeline.support import open_link
 from tests.wire.peer import Task, Wire, bulk, is_connected
@@ -73,3 +78,40 @@ def test_a_pipeline_times_out_in_a_storm(unix_wire: Wire, what: str) -> None:
         pipe.execute()
     assert blowing.handled > 2
     assert not is_connected(link.conn)
+
+
+class SoftLimit(Exception):
+    """What a task queue's handler raises: an ordinary exception."""
+
+
+class Limiting(Storm):
+    """Signals of which one raises SoftLimit."""
+
+    def handle(self, *_: Any) -> None:
+        """Count, and raise once."""
+        self.handled += 1
+        if self.handled == RAISE_AT:
+            self.end()
+            raise SoftLimit("too long")
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_an_ordinary_exception_of_a_handler_is_raised_as_it_is(
+    unix_wire: Wire, transaction: bool
+) -> None:
+    link, pipe = open_link(unix_wire, retry=Retry(NoBackoff(), 3))
+    pipe.transaction = transaction
+    blowing = Limiting()
+    before = signal.signal(signal.SIGUSR1, blowing.handle)
+    link.send(b"+OK\r\n+QUE")
+    pipe.get("a").get("b")
+    sending = Task(blowing.send)
+    try:
+        with pytest.raises(SoftLimit, match="^too long$"):
+            pipe.execute()
+    finally:
+        blowing.end()
+        sending.result()
+        signal.signal(signal.SIGUSR1, before)
+    assert not is_connected(link.conn)
+    assert pipe.connection is None

@@ -341,6 +341,35 @@ def test_a_transaction_of_the_client_is_the_same(twins: Twins) -> None:
     twins.agree(run, taken=2)
 
 
+def test_invalidations_of_a_real_server_come_between_replies(twins: Twins) -> None:
+    def run(client: Any, pipe: Any) -> Any:
+        pushes: list[Any] = []
+        connection = client.connection_pool.get_connection()
+        connection._parser.set_invalidation_push_handler(pushes.append)
+        client.connection_pool.release(connection)
+        pipe.execute_command("CLIENT", "TRACKING", "ON", "BCAST")
+        for i in range(20):
+            pipe.set(f"key:{i}", i).get(f"key:{i}")
+        results = pipe.execute()
+        return results, sorted(str(push[1]) for push in pushes)
+
+    # A push that is left makes redis-py's pool dial again.
+    twins.agree(run, protocol=3, same_connections=False)
+
+
+def test_the_clients_methods_of_a_pipeline_are_redis_pys(twins: Twins) -> None:
+    def run(client: Any, pipe: Any) -> Any:
+        with client.pipeline() as used:
+            used.set("a", 1).set("b", 2, nx=True, get=True).mget("a", "b").hset("h", "a", 1)
+            used.config_set("maxmemory", 0).info("server").client_getname().memory_usage("a")
+            used.sort("none").object("encoding", "a").expire("a", 5, nx=True).dbsize()
+            first = used.execute()
+        first[5] = sorted(first[5])  # a server's clock
+        return first[:5], first[5], first[6:]
+
+    twins.agree(run, taken=None)
+
+
 def test_commands_that_do_not_fit_the_pipelines_list_are_left_to_redis_py(twins: Twins) -> None:
     def run(_: Any, pipe: Any) -> Any:
         pipe.command_stack.append([["SET", "a", 1], {}])
