@@ -51,7 +51,7 @@ def told(twins: Twins, kind: str, seed: int) -> Any:
     options: dict[str, Any] = {
         "protocol": rng.choice([2, 3]),
         "decode_responses": rng.choice([False, True]),
-        "encoding_errors": rng.choice(["strict", "replace"]),
+        "encoding_errors": "replace",  # else the server may not do what stands behind an error
     }
     twins.other.flushall()
     results = []
