@@ -158,7 +158,6 @@ RAW = [
     ["RESET", "PING"],
     ["CLIENT NO-EVICT on", "CLIENT NO-EVICT off"],
     ["SUBSCRIBE a", "UNSUBSCRIBE a"],
-    ["QUIT"],
 ]
 
 
