@@ -6,6 +6,8 @@ that redis-py would do can be observed or has been replaced. Whatever is out of 
 ordinary, the first error included, goes on in redis-py's own `_execute_command`.
 """
 
+from copyreg import __newobj__
+
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
@@ -33,7 +35,10 @@ REASONS = (
 
 cdef bint enabled = True
 cdef uint64_t counts[N_REASONS]
-cdef object OBSERVED = frozenset(("parse_response", "_send_command_parse_response"))
+cdef object OBSERVED = frozenset((
+    "parse_response", "_send_command_parse_response",
+    "raise_first_error", "_himport_prepare_pipeline",  # of pipelines
+))
 cdef tuple MIRRORED = (
     "connection_pool", "connection", "_single_connection_client", "response_callbacks",
 )
@@ -95,6 +100,10 @@ cdef class ClientBase:
 
     def __cinit__(self, *args, **kwargs):
         self.pool = self.pinned = self.single = self.callbacks = NEVER_SET
+
+    def __reduce_ex__(self, protocol):
+        """Let copies be made as redis-py's clients can be: the attributes are all there is."""
+        return __newobj__, (type(self),), self.__dict__
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)
@@ -343,7 +352,9 @@ cdef object called_back(object callbacks, object name, object reply, dict option
         if is_ok(reply) and (callback is SET_RESULT or callback is BOOL_OK):
             return True
         return callback(reply)
-    return callback(reply, **{key: value for key, value in options.items() if key not in OURS})
+    kept_back = KEPT_BACK_AFTER_EXEC if all_options else KEPT_BACK
+    return callback(
+        reply, **{key: value for key, value in options.items() if key not in kept_back})
 
 
 cdef bint is_plain_options(dict options) except -1:
@@ -358,8 +369,10 @@ cdef bint is_plain_options(dict options) except -1:
 
 
 cdef object KEYS = "keys"
-# Options for parse_response itself.
-cdef object OURS = frozenset(("NEVER_DECODE", "EMPTY_RESPONSE", "keys"))
+# Options that no callback gets: those for parse_response itself, which does not see a
+# command's options in a transaction.
+cdef object KEPT_BACK = frozenset(("NEVER_DECODE", "EMPTY_RESPONSE", "keys"))
+cdef object KEPT_BACK_AFTER_EXEC = frozenset(("keys",))
 
 
 cdef bint is_ok(object reply) noexcept:

@@ -16,7 +16,7 @@ from cpool._client cimport (
     called_back, is_ordinary, is_plain_options, is_switched_on, note,
 )
 from cpool._conn cimport GATE_BULK, ConnBase
-from cpool._gates cimport BEHIND, EVERY, FRONT, Gates, gates_of
+from cpool._gates cimport BEHIND, EVERY, FRONT, NOWHERE, Gates, gates_of
 from cpool._resp cimport (
     CP_BIG, CP_E_EOF, CP_E_INTR, CP_E_PROTO, CP_OK, KEEP_BUFFER_BYTES, FIRST_BUFFER_BYTES,
     Outbox, Reader, cp_buf_consume, cp_buf_head, cp_buf_shrink, cp_status,
@@ -29,6 +29,7 @@ from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
+    bint PyMemoryView_Check(object o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
 
 cdef enum:
@@ -69,11 +70,13 @@ cdef class Batch:
             self.error = error
             if self.encoded == 0:
                 raise  # an argument nobody can encode: nothing was sent
+            self.session.out.clear()  # what is not sent yet never is
             try:
                 self.connection.failed(self.session, error, True)
             except Exception as told:
                 self.error = told
         except BaseException:
+            self.session.out.clear()
             self.connection.disconnect()
             raise
         return 0
@@ -86,7 +89,11 @@ cdef class Batch:
         for i in range(len(self.requests)):
             args = <tuple>self.requests[i]
             if not self.session.packer.is_simple(args):
-                self.requests[i] = self.session.packer.plain(args)
+                args = self.session.packer.plain(args)
+                self.requests[i] = args
+                for arg in args:
+                    if PyMemoryView_Check(arg):
+                        memoryview(arg)  # raises if it was released
 
     cdef int by_method(self) except -1:
         """Through the socket's methods: all is sent before the first reply is read."""
@@ -263,16 +270,15 @@ cdef class PipelineBase(ClientBase):
     cdef object batch_of(self, object connection, object commands, bint transaction):
         """Send the commands and read the replies; None if redis-py has to."""
         cdef Batch batch
-        cdef tuple command, args
+        cdef tuple args
         cdef dict options
-        cdef int why = self.why_not(connection) if type(commands) is list else CLIENT
+        cdef int why = self.why_not(connection) if are_tuples(commands) else CLIENT
         if why != TAKEN:
             note(why)
             return None
         batch = Batch.__new__(Batch)
         batch.requests = [("MULTI",)] if transaction else []
-        for command in <list>commands:
-            args, options = command
+        for args, options in <list>commands:
             if not args or not is_ordinary(args[0]) or streams(args[0]):
                 why = COMMAND
             elif options and not is_plain_options(options):
@@ -387,6 +393,18 @@ cdef class Retold:
         raise self.error
 
 
+cdef bint are_tuples(object commands) noexcept:
+    """Whether commands are what redis-py's pipeline makes of them, and not somebody else."""
+    if type(commands) is not list:
+        return False
+    for command in <list>commands:
+        if type(command) is not tuple or len(<tuple>command) != 2 \
+                or type((<tuple>command)[0]) is not tuple \
+                or type((<tuple>command)[1]) is not dict:
+            return False
+    return True
+
+
 cdef bint may_watch(object name) noexcept:
     """Whether a name begins like WATCH, or like what ends it."""
     cdef unsigned char first = PyUnicode_1BYTE_DATA(name)[0]
@@ -405,5 +423,6 @@ cdef Gates GATES = Gates(PipelineBase, (
     (PIPELINE_EXECUTE, ("parse_response",), EVERY),
     (PIPELINE_EXECUTE, ("_execute_pipeline", "_execute_transaction"), BEHIND),
     (PIPELINE_EXECUTE, ("_himport_prepare_pipeline",), FRONT),
+    (PIPELINE_EXECUTE, ("response_callbacks",), NOWHERE),
     (PIPELINE_ERRORS, ("raise_first_error", "annotate_exception"), FRONT),
 ))

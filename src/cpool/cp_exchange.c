@@ -73,6 +73,8 @@ cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *in, cp_scan *scan, int *
                 return st;
         }
         int sent = x->count == 0;
+        if (sent && !x->more && x->wanted == 0)
+            return CP_OK; /* answered before the last byte was out */
         st = cp_exchange__receive(x, wire, in, err);
         if (st != CP_OK)
             return st;

@@ -489,3 +489,105 @@ TEST(a_peek_of_a_blocking_socket_does_not_block)
     CHECK_EQ(cp_wire_peek(&p.wire, &byte), CP_PEEK_QUIET);
     pair_close(&p);
 }
+
+/* -- Receiving what is there, and waiting for either ---------------------------- */
+
+TEST(a_try_takes_what_is_there)
+{
+    pair p = pair_open(CP_FOREVER);
+    char to[4];
+    struct iovec iov = {to, sizeof to};
+    size_t got = 0;
+    int err = 0;
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_AGAIN);
+    CHECK_EQ(got, 0);
+    say(&p, "hello");
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_OK);
+    CHECK_EQ(got, 4);
+    CHECK_EQ(fault_last_argument(FAULT_RECV), MSG_DONTWAIT);
+    CHECK_EQ(fault_count(FAULT_POLL), 0);
+    pair_close(&p);
+}
+
+TEST(a_try_tells_of_the_end_of_signals_and_errors)
+{
+    pair p = pair_open(MINUTE);
+    char to[4];
+    struct iovec iov = {to, sizeof to};
+    size_t got = 0;
+    int err = 0;
+    fault_errno(FAULT_RECV, EINTR);
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_E_INTR);
+    fault_errno(FAULT_RECV, ECONNRESET);
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_E_READ);
+    CHECK_EQ(err, ECONNRESET);
+    shutdown(p.peer, SHUT_WR);
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_E_EOF);
+    CHECK_EQ(got, 0);
+    pair_close(&p);
+}
+
+/* Fill the socket's buffer, so that the next send would block. */
+static void
+fill(const pair *p)
+{
+    static const char block[4096];
+    while (send(p->wire.fd, block, sizeof block, MSG_DONTWAIT) > 0)
+        ;
+    while (send(p->wire.fd, block, 1, MSG_DONTWAIT) > 0)
+        ;
+    fault_clear();
+}
+
+TEST(a_wait_for_either_ends_when_the_peer_takes_or_says_something)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = cp_patience_of(MINUTE, CP_FOREVER);
+    int err = 0;
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_OK); /* it may be sent */
+    fill(&p);
+    say(&p, "x");
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_OK); /* it may be read */
+    shutdown(p.peer, SHUT_RDWR);
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_OK); /* both will tell */
+    pair_close(&p);
+}
+
+TEST(a_wait_for_either_that_is_in_vain_is_a_write_timeout)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = cp_patience_of(20 * CP_NS_PER_MS, CP_FOREVER);
+    int err = 0;
+    fill(&p);
+    fault_clock_stop();
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_E_WTIMEOUT);
+    CHECK_EQ(fault_last_argument(FAULT_POLL), 20);
+    fault_clock_advance(CP_NS_PER_S);
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_E_WTIMEOUT);
+    CHECK_EQ(fault_last_argument(FAULT_POLL), 0);
+    pair_close(&p);
+}
+
+TEST(a_wait_for_either_tells_of_signals_and_errors)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = cp_patience_of(MINUTE, CP_FOREVER);
+    int err = 0;
+    fault_errno(FAULT_POLL, EINTR);
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_E_INTR);
+    CHECK(patience.until > 0);
+    fault_errno(FAULT_POLL, ENOMEM);
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_E_WRITE);
+    CHECK_EQ(err, ENOMEM);
+    pair_close(&p);
+}
+
+TEST(a_wait_for_either_longer_than_poll_can_ends_early)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = cp_patience_of(CP_NS_PER_S * 86400 * 365, CP_FOREVER);
+    int err = 0;
+    fault_poll_timeout();
+    CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_AGAIN);
+    pair_close(&p);
+}

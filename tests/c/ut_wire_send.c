@@ -372,3 +372,62 @@ TEST(megabytes_arrive_whole_at_a_slow_reader)
     free(data);
     pair_close(&p);
 }
+
+/* -- Sending what can be sent at once ----------------------------------------- */
+
+TEST(a_try_sends_all_that_goes)
+{
+    pair p = pair_open();
+    char a[] = "one", b[] = "", c[] = "three";
+    struct iovec parts[] = {{a, 3}, {b, 0}, {c, 5}}, *iov = parts;
+    int count = 3, err = 0;
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_OK);
+    CHECK_EQ(count, 0);
+    CHECK_EQ(fault_last_argument(FAULT_SEND), MSG_DONTWAIT | MSG_NOSIGNAL);
+    check_arrived(&p, "onethree", 8);
+    pair_close(&p);
+}
+
+TEST(a_try_that_would_block_shows_what_is_left)
+{
+    pair p = pair_open();
+    char a[] = "one", b[] = "three";
+    struct iovec parts[] = {{a, 3}, {b, 5}}, *iov = parts;
+    int count = 2, err = 0;
+    fault_short(FAULT_SEND, 5);
+    fault_errno(FAULT_SEND, EAGAIN);
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_AGAIN);
+    CHECK_EQ(count, 1);
+    CHECK(iov == &parts[1]);
+    CHECK_EQ(iov->iov_len, 3);
+    CHECK_EQ(fault_count(FAULT_POLL), 0);
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_OK);
+    check_arrived(&p, "onethree", 8);
+    pair_close(&p);
+}
+
+TEST(a_try_tells_of_signals_and_errors)
+{
+    pair p = pair_open();
+    char a[] = "one";
+    struct iovec part = {a, 3}, *iov = &part;
+    int count = 1, err = 0;
+    fault_errno(FAULT_SEND, EINTR);
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_E_INTR);
+    fault_errno(FAULT_SEND, ECONNRESET);
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_E_WRITE);
+    CHECK_EQ(err, ECONNRESET);
+    CHECK_EQ(count, 1);
+    CHECK_EQ(iov->iov_len, 3);
+    pair_close(&p);
+}
+
+TEST(a_try_with_nothing_to_send_makes_no_call)
+{
+    pair p = pair_open();
+    struct iovec *iov = NULL;
+    int count = 0, err = 0;
+    CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_OK);
+    CHECK_EQ(fault_count(FAULT_SEND), 0);
+    pair_close(&p);
+}

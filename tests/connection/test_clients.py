@@ -6,6 +6,7 @@ not, so that what is expected here is what redis-py gives.
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -310,3 +311,9 @@ def test_a_pool_that_is_disconnected_meanwhile_breaks_no_reply(
     over.set()
     assert all(task.result()[0] > 0 for task in tasks)
     check_returned(client)
+
+
+def test_a_client_can_be_copied(client: redis.Redis, text: Any) -> None:
+    ours = cpool.Redis(connection_pool=client.connection_pool)
+    ours.set("key", "value")
+    assert copy.copy(ours).get("key") == text("value")

@@ -1,0 +1,1 @@
+"""Tests of cpool.Pipeline: the same as redis-py's, whatever happens."""
