@@ -73,7 +73,7 @@ LAYERS = [
     ),
     layer(4, "queue", "slots idle waitq", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
     layer(5, "pool", "", "_slots _pool", PLAIN_C, "threading weakref"),
-    layer(6, "hot path", "", "_client _pipeline", PLAIN_C, "copyreg"),
+    layer(6, "hot path", "", "_client _pipeline", PLAIN_C, ""),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
     name: row for row in LAYERS for name in row.cython

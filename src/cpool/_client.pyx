@@ -6,8 +6,6 @@ that redis-py would do can be observed or has been replaced. Whatever is out of 
 ordinary, the first error included, goes on in redis-py's own `_execute_command`.
 """
 
-from copyreg import __newobj__
-
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
@@ -100,10 +98,6 @@ cdef class ClientBase:
 
     def __cinit__(self, *args, **kwargs):
         self.pool = self.pinned = self.single = self.callbacks = NEVER_SET
-
-    def __reduce_ex__(self, protocol):
-        """Let copies be made as redis-py's clients can be: the attributes are all there is."""
-        return __newobj__, (type(self),), self.__dict__
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)
