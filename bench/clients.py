@@ -90,6 +90,9 @@ def open_side(task: Task) -> Any:
     if "connections" not in task:
         return open_client(task["side"], task["url"])
     pool = open_pool(task["side"], task["url"], BLOCKING, max_connections=task["connections"])
+    # All open before anybody waits: a wait for a dial is no wait for a connection.
+    for connection in [pool.get_connection() for _ in range(task["connections"])]:
+        pool.release(connection)
     return side_module(task["side"]).Redis(connection_pool=pool)
 
 
