@@ -4,6 +4,8 @@ from typing import Any
 
 from cpool._client import ClientBase
 
+stack_command: Any
+
 class PipelineBase(ClientBase): ...
 
 def set_originals(functions: dict[str, Any], response_error: type[Exception]) -> None: ...

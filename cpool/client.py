@@ -45,6 +45,7 @@ _pipeline.set_originals(
                 "_himport_prepare_pipeline",
                 "raise_first_error",
                 "annotate_exception",
+                "pipeline_execute_command",
             )
         },
         "parse_response": frozenset(
@@ -133,6 +134,8 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
     Commands and replies pass each other on the way, so any number of them needs little
     memory beside the commands and the results. Not thread-safe, as redis-py's.
     """
+
+    pipeline_execute_command = _pipeline.stack_command
 
 
 Redis.__init__.__signature__ = _signature.replace(

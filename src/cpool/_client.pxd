@@ -1,8 +1,31 @@
 # cython: language_level=3
 """A command, and a pipeline's commands, as one compiled call. Layer 6."""
 
+from cpython.object cimport PyObject
+
 from cpool._conn cimport ConnBase
 from cpool._gates cimport cp_gate
+
+
+cdef extern from *:
+    """
+    /* A method that gets its keyword arguments as CPython passes them: a `def` would
+     * copy them at each call. */
+    static PyObject *cp_method(PyObject *type, const char *name, const char *doc,
+                               void *function) {
+        PyMethodDef *def = PyMem_RawCalloc(1, sizeof *def); /* lives as long as the method */
+        if (def == NULL)
+            return PyErr_NoMemory();
+        def->ml_name = name;
+        def->ml_doc = doc;
+        def->ml_meth = (PyCFunction)function;
+        def->ml_flags = METH_VARARGS | METH_KEYWORDS;
+        return PyDescr_NewMethod((PyTypeObject *)type, def);
+    }
+    """
+    # function: object (*)(object self, object args, PyObject *kwargs), kwargs NULL for none;
+    # doc begins with the signature as help() wants it.
+    object cp_method(object type, const char *name, const char *doc, void *function)
 
 
 cdef enum:

@@ -392,24 +392,12 @@ cdef object execute_command_of(object client, object args, PyObject *options):
     return (<ClientBase>client).execute(<tuple>args, None if options == NULL else <dict>options)
 
 
-cdef extern from *:
-    """
-    /* The method as CPython calls it, with the keyword arguments as they come: a `def`
-     * would copy them. */
-    static PyMethodDef cp_execute_command = {
-        "_execute_command", NULL, METH_VARARGS | METH_KEYWORDS,
-        "_execute_command($self, /, *args, **options)\\n--\\n\\n"
-        "Execute a command and return its reply, as redis-py's method does."};
-    static PyObject *cp_method(PyObject *type, void *function) {
-        cp_execute_command.ml_meth = (PyCFunction)function;
-        return PyDescr_NewMethod((PyTypeObject *)type, &cp_execute_command);
-    }
-    """
-    object cp_method(object type, void *function)
-
-
 #: The method `_execute_command` of clients.
-execute_command = cp_method(ClientBase, <void *>execute_command_of)
+execute_command = cp_method(
+    ClientBase, b"_execute_command",
+    b"_execute_command($self, /, *args, **options)\n--\n\n"
+    b"Execute a command and return its reply, as redis-py's method does.",
+    <void *>execute_command_of)
 
 cdef Gates GATES = Gates(ClientBase, (
     (1, ("parse_response", "_send_command_parse_response"), FRONT),

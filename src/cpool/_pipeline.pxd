@@ -52,6 +52,7 @@ cdef class Batch:
 cdef class PipelineBase(ClientBase):
     """What `cpool.Pipeline` is made of, beside redis-py's pipeline."""
     cdef cp_gate pipeline_gate  # PIPELINE_*: which of its methods nobody has replaced
+    cdef list stack             # command_stack, as __setattr__ has last stored it
 
     cdef int why_not(self, object connection) except -1
     cdef object batch_of(self, object connection, object commands, bint transaction)

@@ -9,11 +9,12 @@ ends in any unusual way is told to redis-py's own method, reply by reply.
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from cpool._client cimport (
     CLIENT, COMMAND, CONNECTION, HEALTH_CHECK, NEVER_SET, SWITCHED_OFF, TAKEN, ClientBase,
-    called_back, is_ordinary, is_plain_options, is_switched_on, note,
+    called_back, cp_method, is_ordinary, is_plain_options, is_switched_on, note,
 )
 from cpool._conn cimport GATE_BULK, ConnBase
 from cpool._gates cimport BEHIND, EVERY, FRONT, NOWHERE, Gates, gates_of
@@ -30,6 +31,7 @@ from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
     bint PyMemoryView_Check(object o)
+    Py_ssize_t Py_REFCNT(PyObject *o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
 
 cdef enum:
@@ -41,6 +43,7 @@ cdef enum:
     # Gates of a pipeline: its methods as a whole, and how it looks for errors.
     PIPELINE_EXECUTE = 1
     PIPELINE_ERRORS = 2
+    PIPELINE_STACK = 4
 
 cdef object RESPONSE_ERROR = None   # of redis-py, set by cpool.client
 
@@ -249,6 +252,12 @@ cdef class PipelineBase(ClientBase):
             self.raise_first(commands, answers)
         return self.answers(commands, answers, True)
 
+    cdef int mirror(self, object name, object value) except -1:
+        if name == "command_stack":
+            self.stack = <list>value if type(value) is list else None
+            return 0
+        return ClientBase.mirror(self, name, value)
+
     cdef int why_not(self, object connection) except -1:
         """Why the commands are redis-py's to send, or TAKEN."""
         cdef ConnBase ours
@@ -345,6 +354,31 @@ cdef class PipelineBase(ClientBase):
         return 0
 
 
+cdef object stack_command_of(object pipeline, object args, PyObject *options):
+    cdef PipelineBase self = <PipelineBase>pipeline
+    cdef dict kept
+    if self.stack is None or \
+            (gates_of(GATES, self, &self.pipeline_gate) & PIPELINE_STACK) == 0:
+        return super(PipelineBase, pipeline).pipeline_execute_command(
+            *args, **({} if options == NULL else <dict>options))
+    if options == NULL:
+        kept = {}
+    elif Py_REFCNT(options) == 1:
+        kept = <dict>options  # made for this call
+    else:
+        kept = (<dict>options).copy()
+    self.stack.append((args, kept))
+    return pipeline
+
+
+#: The method `pipeline_execute_command` of pipelines.
+stack_command = cp_method(
+    PipelineBase, b"pipeline_execute_command",
+    b"pipeline_execute_command($self, /, *args, **options)\n--\n\n"
+    b"Keep a command for execute(), and return the pipeline, as redis-py's method does.",
+    <void *>stack_command_of)
+
+
 cdef bint is_ordinary_exec(Batch batch, Py_ssize_t count) except -1:
     """Whether a transaction was queued without an error and has as many results."""
     if batch.error is not None or len(batch.replies) != count + 2:
@@ -424,5 +458,13 @@ cdef Gates GATES = Gates(PipelineBase, (
     (PIPELINE_EXECUTE, ("_execute_pipeline", "_execute_transaction"), BEHIND),
     (PIPELINE_EXECUTE, ("_himport_prepare_pipeline",), FRONT),
     (PIPELINE_EXECUTE, ("response_callbacks",), NOWHERE),
+    (PIPELINE_STACK, ("pipeline_execute_command",), BEHIND),
+    (PIPELINE_STACK, ("__setattr__", "__delattr__", "__getattribute__"), FRONT),
+    (PIPELINE_STACK, ("command_stack",), NOWHERE),
     (PIPELINE_ERRORS, ("raise_first_error", "annotate_exception"), FRONT),
 ))
+GATES.originals.update({
+    "__setattr__": frozenset((ClientBase.__dict__["__setattr__"],)),
+    "__delattr__": frozenset((ClientBase.__dict__["__delattr__"],)),
+    "__getattribute__": frozenset((object.__getattribute__,)),
+})
