@@ -110,15 +110,17 @@ def calm(proxy: FaultProxy) -> None:
     proxy.close_connections()
 
 
+each_client = pytest.mark.parametrize("client_class", [redis.Redis, cpool.Redis])
 each_fault = pytest.mark.parametrize("kinds", FAULTS.values(), ids=FAULTS)
 
 
 @pytest.mark.usefixtures("unraisable")
+@each_client
 @each_fault
 def test_every_reply_is_its_callers_own(
-    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...]
+    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], client_class: Any
 ) -> None:
-    tally = run(proxy, admin, kinds, SEED).tally
+    tally = run(proxy, admin, kinds, SEED, client_class=client_class).tally
     if "throw" in kinds:
         assert tally.injected > 0
     elif kinds != FAULTS["disconnects"]:
@@ -127,11 +129,21 @@ def test_every_reply_is_its_callers_own(
 
 @pytest.mark.usefixtures("unraisable")
 @pytest.mark.parametrize(
-    "protocol, order, connection_class",
-    [(2, "lifo", cpool.Connection), (3, "fifo", by_methods(cpool.Connection))],
+    "protocol, order, connection_class, client_class",
+    [
+        (2, "lifo", cpool.Connection, redis.Redis),
+        (3, "fifo", by_methods(cpool.Connection), redis.Redis),
+        (2, "fifo", cpool.Connection, cpool.Redis),
+        (3, "lifo", by_methods(cpool.Connection), cpool.Redis),
+    ],
 )
 def test_every_reply_is_its_callers_own_in_every_mode(
-    proxy: FaultProxy, admin: redis.Redis, protocol: int, order: str, connection_class: Any
+    proxy: FaultProxy,
+    admin: redis.Redis,
+    protocol: int,
+    order: str,
+    connection_class: Any,
+    client_class: Any,
 ) -> None:
     kinds = tuple(kind for kind in FAULTS["everything"] if protocol == 3 or kind != "push")
     run(
@@ -142,6 +154,7 @@ def test_every_reply_is_its_callers_own_in_every_mode(
         protocol=protocol,
         order=order,
         connection_class=connection_class,
+        client_class=client_class,
     )
 
 
@@ -150,11 +163,12 @@ def test_every_reply_is_its_callers_own_in_every_mode(
 @pytest.mark.usefixtures("unraisable")
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 @pytest.mark.usefixtures("unraisable")
+@each_client
 @each_fault
 def test_every_reply_is_its_callers_own_for_long(
-    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], seed: int
+    proxy: FaultProxy, admin: redis.Redis, kinds: tuple[str, ...], client_class: Any, seed: int
 ) -> None:
-    run(proxy, admin, kinds, seed, SLOW_FACTOR)
+    run(proxy, admin, kinds, seed, SLOW_FACTOR, client_class=client_class)
 
 
 # Forks
@@ -188,9 +202,12 @@ def fork(client: redis.Redis, seed: int) -> int:
         os._exit(status)
 
 
+@each_client
 @pytest.mark.parametrize("children", [4, pytest.param(60, marks=pytest.mark.slow)])
-def test_children_and_their_parent_get_their_own_replies(proxy: FaultProxy, children: int) -> None:
-    client = make_client(proxy.host, proxy.port, socket_timeout=BOUND_S)
+def test_children_and_their_parent_get_their_own_replies(
+    proxy: FaultProxy, children: int, client_class: Any
+) -> None:
+    client = make_client(proxy.host, proxy.port, client_class=client_class, socket_timeout=BOUND_S)
     chance = random.Random(SEED)
     with running(client, SEED) as workload:
         for number in range(children):
@@ -209,9 +226,12 @@ def test_children_and_their_parent_get_their_own_replies(proxy: FaultProxy, chil
 
 
 @pytest.mark.usefixtures("unraisable")
+@each_client
 @pytest.mark.parametrize("strikes", [40, pytest.param(3000, marks=pytest.mark.slow)])
-def test_interrupts_of_the_main_thread_mix_up_nothing(proxy: FaultProxy, strikes: int) -> None:
-    client = make_client(proxy.host, proxy.port, socket_timeout=BOUND_S)
+def test_interrupts_of_the_main_thread_mix_up_nothing(
+    proxy: FaultProxy, strikes: int, client_class: Any
+) -> None:
+    client = make_client(proxy.host, proxy.port, client_class=client_class, socket_timeout=BOUND_S)
     main = threading.main_thread().ident
     chance = random.Random(SEED)
     over = threading.Event()

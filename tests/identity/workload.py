@@ -148,6 +148,15 @@ def pipeline(client: redis.Redis, nonce: str) -> Verdict:
         return [word.encode() for word in words], pipe.execute()
 
 
+def long_pipeline(client: redis.Redis, nonce: str) -> Verdict:
+    """More than one piece each way, and a reply that is received on its own."""
+    sent = [f"{nonce}:{i}:" * 40 for i in range(120)] + [nonce * 9000]
+    with client.pipeline(transaction=False) as pipe:
+        for text in sent:
+            pipe.echo(text)
+        return [text.encode() for text in sent], pipe.execute()
+
+
 def transaction(client: redis.Redis, nonce: str) -> Verdict:
     key = "t:" + nonce.rpartition(":")[0]
     with client.pipeline() as pipe:
@@ -213,6 +222,7 @@ VERBS: list[Callable[[redis.Redis, str], Verdict]] = [
     write_and_read,
     fail,
     pipeline,
+    long_pipeline,
     transaction,
     watch,
     wait_in_vain,
@@ -224,13 +234,17 @@ VERBS: list[Callable[[redis.Redis, str], Verdict]] = [
 
 
 def make_client(
-    host: str, port: int, pool_class: Any = cpool.BlockingConnectionPool, **options: Any
+    host: str,
+    port: int,
+    pool_class: Any = cpool.BlockingConnectionPool,
+    client_class: Any = redis.Redis,
+    **options: Any,
 ) -> redis.Redis:
     """Make a client that never retries, so that no error is papered over."""
     pool = pool_class(
         host=host, port=port, max_connections=MAX_CONNECTIONS, timeout=BOUND_S, **options
     )
-    client = redis.Redis(connection_pool=pool)
+    client: redis.Redis = client_class(connection_pool=pool)
     client.set_retry(Retry(NoBackoff(), 0))
     return client
 
