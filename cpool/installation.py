@@ -204,7 +204,7 @@ def _is_left_alone(module: Any) -> bool:
 
 def _names_of(cls: type) -> dict[str, Any]:
     names: Any = type.__dict__["__dict__"].__get__(cls)
-    return dict(names)
+    return dict(names or {})  # None: a type of C that was never readied
 
 
 def _holders(names: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:

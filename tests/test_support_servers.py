@@ -281,6 +281,7 @@ def test_a_failover_promotes_the_replica_and_leaves_a_complete_setup(
         assert client.wait(1, 5000) == 1
 
 
+@pytest.mark.slow
 def test_a_second_failover_works_as_the_first(sentinel_setup: SentinelSetup) -> None:
     for _ in range(2):
         expected = sentinel_setup.replica

@@ -141,8 +141,8 @@ cp_wire__send_once(const cp_wire *w, struct iovec *iov, int count)
     return sendmsg(w->fd, &msg, flags);
 }
 
-cp_status
-cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
+static inline cp_status
+cp_wire__try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
 {
     while (*count > 0) {
         ssize_t n = cp_wire__send_once(w, *iov, *count);
@@ -158,17 +158,16 @@ cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
 }
 
 cp_status
+cp_wire_try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
+{
+    return cp_wire__try_send(w, iov, count, err);
+}
+
+cp_status
 cp_wire_send(cp_wire *w, struct iovec *iov, int count, cp_patience *patience, int *err)
 {
-    if (count == 1) { /* nearly always: one short command, all of it at once */
-        ssize_t n = cp_wire__send_once(w, iov, 1);
-        if (n == (ssize_t)iov->iov_len)
-            return CP_OK;
-        if (n > 0)
-            (void)cp_wire__advance(&iov, 1, (size_t)n);
-    }
     for (;;) {
-        cp_status st = cp_wire_try_send(w, &iov, &count, err);
+        cp_status st = cp_wire__try_send(w, &iov, &count, err);
         if (st != CP_AGAIN)
             return st;
         st = cp_wire__poll(w->fd, POLLOUT, patience, CP_E_WTIMEOUT, CP_E_WRITE, err);

@@ -269,6 +269,16 @@ def test_lazy_modules_and_foreign_things_are_not_touched(
     assert names["Client"] is vars(names["Odd"])["client"] is WAS.Redis
 
 
+def test_a_type_of_c_that_was_never_readied_is_passed_over() -> None:
+    """CPython's own _testcapi has one, without a dictionary."""
+    testcapi = pytest.importorskip("_testcapi")
+    names_of = type.__dict__["__dict__"].__get__
+    if all(names_of(value) for value in vars(testcapi).values() if type(value) is type):
+        pytest.skip("this Python's has none")
+    cpool.install()
+    assert redis.Redis is cpool.Redis
+
+
 # -- and back ---------------------------------------------------------------------------
 
 

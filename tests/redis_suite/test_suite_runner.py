@@ -171,6 +171,7 @@ def test_a_test_that_kills_the_process_costs_only_itself(tmp_path: Path) -> None
     assert StageResult.from_json(result.to_json()) == result
 
 
+@pytest.mark.slow
 def test_a_test_no_signal_reaches_is_ended_as_hung(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(
