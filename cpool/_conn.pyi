@@ -105,5 +105,8 @@ host_property: Any
 
 def add_original(name: str, function: Any) -> None: ...
 def set_originals(
-    functions: dict[str, frozenset[Any]], sentinel: object, joined_retry: type
+    functions: dict[str, frozenset[Any]],
+    sentinel: object,
+    joined_retry: type,
+    reads_with_timeout: bool,
 ) -> None: ...

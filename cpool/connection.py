@@ -52,6 +52,8 @@ _conn.set_originals(
     },
     SENTINEL,
     _retry.RetryBase,
+    "timeout"
+    in inspect.signature(original(_base, "read_response") or _base.read_response).parameters,
 )
 _retry.set_original(original(Retry, "call_with_retry"))
 

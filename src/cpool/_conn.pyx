@@ -36,6 +36,7 @@ class HandshakeMismatch(Exception):
 cdef object NEVER_GIVEN = object()
 cdef object NO_INTERVAL = 0  # Python's own zero: to be told from others by identity
 cdef object JOINED_RETRY = None  # the base of what _join_retry() makes
+cdef bint READS_WITH_TIMEOUT = False
 cdef object SENTINEL = None  # redis-py's own "never given", set by cpool.connection
 
 
@@ -104,7 +105,7 @@ cdef class ParserBase:
     def read_without_session(self, disable_decoding, push_request, timeout):
         if self._own_buffer is None:
             raise from_status(CP_E_EOF, 0)
-        kwargs = {} if timeout is NEVER_GIVEN or timeout is SENTINEL else {"timeout": timeout}
+        kwargs = timeout_argument(timeout)
         if self.reads_pushes:
             kwargs["push_request"] = push_request
         return super(ParserBase, self).read_response(disable_decoding=disable_decoding, **kwargs)
@@ -198,6 +199,13 @@ cdef class ParserBase:
 cdef object PARSER_VERBS = frozenset(("read_response", "can_read", "handle_push_response"))
 
 
+cdef dict timeout_argument(object timeout):
+    """What redis-py's own readers are to be given of it."""
+    if timeout is NEVER_GIVEN or timeout is SENTINEL or not READS_WITH_TIMEOUT:
+        return {}
+    return {"timeout": timeout}
+
+
 cdef int64_t idle_of(object timeout) except -2:
     """The inactivity timeout of one read: as asked for; -1: the socket's own."""
     return -1 if timeout is NEVER_GIVEN or timeout is SENTINEL else ns_of(timeout)
@@ -219,10 +227,12 @@ def add_original(name, function):
     GATES.originals[name] = GATES.originals[name] | {function}
 
 
-def set_originals(functions, sentinel, joined_retry):
+def set_originals(functions, sentinel, joined_retry, bint reads_with_timeout):
     """Tell which functions of redis-py the core may stand in for, by name, the object
-    it takes for an argument that was not given, and the class of the joined retries."""
-    global SENTINEL, JOINED_RETRY
+    it takes for an argument that was not given, the class of the joined retries, and
+    whether its read_response() takes a timeout (since redis-py 8)."""
+    global SENTINEL, JOINED_RETRY, READS_WITH_TIMEOUT
+    READS_WITH_TIMEOUT = reads_with_timeout
     GATES.originals.update(functions)
     SENTINEL = sentinel
     JOINED_RETRY = joined_retry
@@ -584,7 +594,7 @@ cdef class ConnBase:
         return reply
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
-        kwargs = {} if timeout is NEVER_GIVEN or timeout is SENTINEL else {"timeout": timeout}
+        kwargs = timeout_argument(timeout)
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
         return super(ConnBase, self).read_response(
