@@ -256,6 +256,8 @@ cdef class PipelineBase(ClientBase):
         if name == "command_stack":
             self.stack = <list>value if type(value) is list else None
             return 0
+        if name == "__dict__":
+            self.stack = None
         return ClientBase.mirror(self, name, value)
 
     cdef int why_not(self, object connection) except -1:
@@ -287,6 +289,11 @@ cdef class PipelineBase(ClientBase):
             return None
         batch = Batch.__new__(Batch)
         batch.requests = [("MULTI",)] if transaction else []
+        batch.connection = <ConnBase>connection
+        batch.session = batch.connection.session
+        batch.parser = batch.connection.reader
+        if batch.session is None or batch.parser is None:
+            why = CONNECTION  # closed by another thread meanwhile
         for args, options in <list>commands:
             if not args or not is_ordinary(args[0]) or streams(args[0]):
                 why = COMMAND
@@ -305,9 +312,6 @@ cdef class PipelineBase(ClientBase):
         if self.callbacks is NEVER_SET:
             self.callbacks = self.response_callbacks
         batch.replies = []
-        batch.connection = <ConnBase>connection
-        batch.session = batch.connection.session
-        batch.parser = batch.connection.reader
         batch.run()
         return batch
 
