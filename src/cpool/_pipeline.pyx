@@ -31,6 +31,8 @@ from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
     bint PyMemoryView_Check(object o)
+    bint PyUnicode_CheckExact(object o)
+    bint PyUnicode_IS_COMPACT_ASCII(object o)
     Py_ssize_t Py_REFCNT(PyObject *o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
 
@@ -321,9 +323,9 @@ cdef class PipelineBase(ClientBase):
         cdef Py_ssize_t i
         cdef tuple command, args
         for i in range(len(replies)):
-            command = <tuple>commands[i]
-            args = <tuple>command[0]
-            answers.append(self.answer(args[0], replies[i], <dict>command[1], transaction))
+            command = <tuple?>commands[i]  # a callback may have put in something else
+            args = <tuple?>command[0]
+            answers.append(self.answer(args[0], replies[i], <dict?>command[1], transaction))
         return answers
 
     cdef object answer(self, object name, object reply, dict options, bint transaction):
@@ -445,7 +447,10 @@ cdef bint are_tuples(object commands) noexcept:
 
 cdef bint may_watch(object name) noexcept:
     """Whether a name begins like WATCH, or like what ends it."""
-    cdef unsigned char first = PyUnicode_1BYTE_DATA(name)[0]
+    cdef unsigned char first
+    if not PyUnicode_CheckExact(name) or not PyUnicode_IS_COMPACT_ASCII(name):
+        return True
+    first = PyUnicode_1BYTE_DATA(name)[0]
     return first == c"W" or first == c"U" or first == c"E" or first == c"D"
 
 
