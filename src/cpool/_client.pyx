@@ -118,6 +118,8 @@ cdef class ClientBase:
             self.callbacks = value
         elif name in OBSERVED:
             self.patched = is_patched(self, OBSERVED)
+        elif name == "__dict__":  # all of them at once
+            self.pool = self.pinned = self.single = self.callbacks = NEVER_SET
         return 0
 
     cdef bint look_up(self) except -1:
@@ -140,6 +142,9 @@ cdef class ClientBase:
         cdef bint plain = options is None or is_plain_options(options)
         cdef int why = self.refusal(args, options, plain)
         pool, pinned = self.pool, self.pinned
+        if why == TAKEN and not (isinstance(pool, PoolBase) and (
+                pinned is None or isinstance(pinned, ConnBase))):
+            why = CLIENT  # another thread has put others in meanwhile
         if why != TAKEN:
             note(why)
             return super(ClientBase, self)._execute_command(*args, **(options or {}))

@@ -631,6 +631,8 @@ cdef class ConnBase:
     def start_script(self, requests):
         """Take these requests as good as sent: they go out together with the first."""
         cdef Session s = self.session
+        if s is None:
+            raise from_status(CP_E_EOF, 0)  # closed by another thread meanwhile
         for request in requests:
             append_bytes(s.out, request)
         s.owed += len(requests)
@@ -664,7 +666,8 @@ cdef class ConnBase:
     cdef bint pool_may_skip(self) except -1:
         """May a checkout or return do without redis-py's calls on this connection?"""
         cdef int needed = GATE_POOL | GATE_SEND | GATE_READ
-        return self.session is not None and (self.gates() & needed) == needed
+        # The session last: while gates are looked up another thread may end it.
+        return (self.gates() & needed) == needed and self.session is not None
 
     def _can_batch(self):
         """Whether requests may be sent before redis-py has asked for them."""

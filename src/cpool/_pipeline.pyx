@@ -31,6 +31,8 @@ from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
     bint PyMemoryView_Check(object o)
+    bint PyUnicode_CheckExact(object o)
+    bint PyUnicode_IS_COMPACT_ASCII(object o)
     Py_ssize_t Py_REFCNT(PyObject *o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
 
@@ -256,6 +258,8 @@ cdef class PipelineBase(ClientBase):
         if name == "command_stack":
             self.stack = <list>value if type(value) is list else None
             return 0
+        if name == "__dict__":
+            self.stack = None
         return ClientBase.mirror(self, name, value)
 
     cdef int why_not(self, object connection) except -1:
@@ -287,6 +291,11 @@ cdef class PipelineBase(ClientBase):
             return None
         batch = Batch.__new__(Batch)
         batch.requests = [("MULTI",)] if transaction else []
+        batch.connection = <ConnBase>connection
+        batch.session = batch.connection.session
+        batch.parser = batch.connection.reader
+        if batch.session is None or batch.parser is None:
+            why = CONNECTION  # closed by another thread meanwhile
         for args, options in <list>commands:
             if not args or not is_ordinary(args[0]) or streams(args[0]):
                 why = COMMAND
@@ -305,9 +314,6 @@ cdef class PipelineBase(ClientBase):
         if self.callbacks is NEVER_SET:
             self.callbacks = self.response_callbacks
         batch.replies = []
-        batch.connection = <ConnBase>connection
-        batch.session = batch.connection.session
-        batch.parser = batch.connection.reader
         batch.run()
         return batch
 
@@ -317,9 +323,9 @@ cdef class PipelineBase(ClientBase):
         cdef Py_ssize_t i
         cdef tuple command, args
         for i in range(len(replies)):
-            command = <tuple>commands[i]
-            args = <tuple>command[0]
-            answers.append(self.answer(args[0], replies[i], <dict>command[1], transaction))
+            command = <tuple?>commands[i]  # a callback may have put in something else
+            args = <tuple?>command[0]
+            answers.append(self.answer(args[0], replies[i], <dict?>command[1], transaction))
         return answers
 
     cdef object answer(self, object name, object reply, dict options, bint transaction):
@@ -441,7 +447,10 @@ cdef bint are_tuples(object commands) noexcept:
 
 cdef bint may_watch(object name) noexcept:
     """Whether a name begins like WATCH, or like what ends it."""
-    cdef unsigned char first = PyUnicode_1BYTE_DATA(name)[0]
+    cdef unsigned char first
+    if not PyUnicode_CheckExact(name) or not PyUnicode_IS_COMPACT_ASCII(name):
+        return True
+    first = PyUnicode_1BYTE_DATA(name)[0]
     return first == c"W" or first == c"U" or first == c"E" or first == c"D"
 
 

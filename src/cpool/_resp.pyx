@@ -421,8 +421,8 @@ cdef class Packer:
         finally:
             PyBuffer_Release(&view)
         memory = memoryview(data)  # keeps a bytearray from being resized
-        return self.append_large(
-            out, memory, <const char *>PyMemoryView_GET_BUFFER(memory).buf, view.len)
+        return self.append_large(out, memory, <const char *>PyMemoryView_GET_BUFFER(memory).buf,
+                                 PyMemoryView_GET_BUFFER(memory).len)
 
     cdef int append_large(self, Outbox out, object holder, const char *data,
                           Py_ssize_t size) except -1:

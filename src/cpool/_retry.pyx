@@ -15,6 +15,7 @@ from cpool._session cimport Session
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
+    Py_ssize_t Py_REFCNT(PyObject *o)
     object PyObject_GenericGetDict(object o, void *context)
     int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
@@ -40,7 +41,8 @@ cdef class RetryBase:
     def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):
         cdef ConnBase connection
         cdef object error
-        if self.connection == NULL:
+        if self.connection == NULL or Py_REFCNT(<PyObject *>self.connection) == 0:
+            # No connection, or one that is ending: its attributes' finalisers run first.
             return self.by_policy(do, fail, is_retryable, with_failure_count)
         connection = <ConnBase>self.connection
         if not self.is_plain():

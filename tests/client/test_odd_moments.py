@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
+import redis
 from redis.exceptions import ConnectionError, RedisError
 
 import cpool
@@ -465,6 +470,78 @@ def test_a_finaliser_may_use_the_client(redis_server: EmbeddedServer, single: bo
         gc.collect()
         assert not failed
         assert int(client.get("finalised")) == n
+
+
+# -- Other threads while gates are looked up -----------------------------------------------
+
+
+@contextlib.contextmanager
+def while_gates_are_looked_up(cls: Any, action: Callable[[], Any]) -> Iterator[None]:
+    """Give `cls` a new version, and let `action` come once while its gates are looked up,
+    where another thread might."""
+    left = [action]
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if left and frame.f_code.co_filename == weakref.__file__:
+            left.pop()()
+
+    cls._looked_up_anew = True
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        del cls._looked_up_anew
+    assert not left
+
+
+def test_the_pool_may_be_replaced_meanwhile(redis_server: EmbeddedServer) -> None:
+    with client_of(cpool, redis_server) as client, client_of(redis, redis_server) as other:
+        client.set("k", "v")
+
+        def replace() -> None:
+            client.connection_pool = other.connection_pool
+
+        with while_gates_are_looked_up(cpool.Redis, replace):
+            assert client.get("k") == b"v"
+        assert client.connection_pool is other.connection_pool
+
+
+@pytest.mark.parametrize("name", ["get_connection", "release"])
+def test_the_connection_may_be_closed_meanwhile(redis_server: EmbeddedServer, name: str) -> None:
+    with client_of(cpool, redis_server, max_connections=1) as client:
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        if name == "get_connection":
+            pool.release(connection)
+        with while_gates_are_looked_up(cpool.Connection, connection.disconnect):
+            if name == "get_connection":
+                assert pool.get_connection() is connection
+            else:
+                pool.release(connection)
+        if name == "get_connection":
+            pool.release(connection)
+        assert client.ping()
+        assert_whole(pool, 1)
+
+
+def test_a_pipelines_connection_may_be_closed_before_it_is_used(
+    redis_server: EmbeddedServer,
+) -> None:
+    """By whoever comes between the gates and the first byte."""
+    with client_of(cpool, redis_server, health_check_interval=1000) as client:
+        pool = client.connection_pool
+        connection = pool.get_connection()
+
+        class Closing(float):
+            def __lt__(self, other: float) -> bool:
+                connection.next_health_check = float(self)
+                connection.disconnect()
+                return False
+
+        connection.next_health_check = Closing(connection.next_health_check)
+        pool.release(connection)
+        assert client.pipeline().echo("x").execute() == [b"x"]
 
 
 # -- Forks ---------------------------------------------------------------------------------

@@ -228,6 +228,25 @@ def test_a_patched_retry_of_a_connection_sees_its_commands() -> None:
             assert client.get("key") is None
 
 
+def test_a_policys_view_may_be_called_while_its_connection_ends() -> None:
+    """By the finaliser of an attribute, or by another thread at that moment."""
+    with FakeServer() as server:
+        pool = cpool.ConnectionPool(host=server.host, port=server.port)
+        conn = pool.get_connection()
+        view, called = conn.retry, []
+
+        class Last:
+            def __del__(self) -> None:
+                called.append(view.call_with_retry(lambda: "done", lambda _: None))
+
+        conn.last = Last()
+        del conn
+        gc.collect()
+        assert called == ["done"]
+        pool.release(pool.get_connection())
+        pool.disconnect()
+
+
 def test_a_new_retry_holds_for_connections_there_are_and_will_be() -> None:
     """redis-py's blocking pool can't do that."""
     for pool_class in (cpool.ConnectionPool, cpool.BlockingConnectionPool):

@@ -3,6 +3,7 @@ fast_path counts."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -255,6 +256,26 @@ def test_commands_that_redis_py_must_send_are_counted(client: cpool.Redis) -> No
     client.pipeline(False).execute_command("himport discardall").get("a").execute(False)
     client.pipeline(True).execute_command("GET", "a", EMPTY_RESPONSE=1).execute(False)
     assert counts() == {"command": 3}
+
+
+@pytest.mark.parametrize("command", [5, (5, 5), (("GET",), 5), ((5,), {})])
+def test_a_callback_may_spoil_the_commands_that_are_under_way(
+    redis_server: EmbeddedServer, command: Any
+) -> None:
+    """They are the pipeline's own list, which is public."""
+    with cpool.Redis(host=redis_server.host, port=redis_server.port) as client:
+        pipe = client.pipeline(False).echo("a").echo("b")
+        stack = pipe.command_stack
+
+        def spoil(reply: Any) -> Any:
+            stack[1] = command
+            return reply
+
+        pipe.response_callbacks = {"ECHO": spoil}
+        expected = pytest.raises(TypeError)
+        with contextlib.nullcontext() if command == ((5,), {}) else expected:
+            assert pipe.execute() == [b"a", b"b"]
+        assert client.ping()
 
 
 def test_a_health_check_that_is_due_is_counted(redis_server: EmbeddedServer) -> None:
