@@ -31,6 +31,9 @@ REASONS = (
     "retry overridden",
 )
 
+cdef enum:
+    CLIENT_EXECUTE = 1  # the gate of a client: its methods as a whole
+
 cdef bint enabled = True
 cdef uint64_t counts[N_REASONS]
 cdef object OBSERVED = frozenset((
@@ -183,7 +186,7 @@ cdef class ClientBase:
             if not self.look_up():
                 return CLIENT
         pool, pinned = self.pool, self.pinned
-        if self.patched or gates_of(GATES, self, &self.gate) == 0:
+        if self.patched or (gates_of(GATES, self, &self.gate) & CLIENT_EXECUTE) == 0:
             return CLIENT
         if not isinstance(pool, PoolBase) or (<PoolBase>pool).patched \
                 or ((<PoolBase>pool).gates() & GATE_LEND) == 0:
@@ -405,11 +408,11 @@ execute_command = cp_method(
     <void *>execute_command_of)
 
 cdef Gates GATES = Gates(ClientBase, (
-    (1, ("parse_response", "_send_command_parse_response"), FRONT),
-    (1, ("_execute_command",), BEHIND),
-    (1, ("__setattr__", "__delattr__"), OWN),
-    (1, ("__getattribute__",), FRONT),
-    (1, MIRRORED, NOWHERE),
+    (CLIENT_EXECUTE, ("parse_response", "_send_command_parse_response"), FRONT),
+    (CLIENT_EXECUTE, ("_execute_command",), BEHIND),
+    (CLIENT_EXECUTE, ("__setattr__", "__delattr__"), OWN),
+    (CLIENT_EXECUTE, ("__getattribute__",), FRONT),
+    (CLIENT_EXECUTE, MIRRORED, NOWHERE),
 ))
 GATES.originals["__getattribute__"] = frozenset((object.__getattribute__,))
 

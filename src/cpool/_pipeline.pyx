@@ -363,17 +363,18 @@ cdef class PipelineBase(ClientBase):
 cdef object stack_command_of(object pipeline, object args, PyObject *options):
     cdef PipelineBase self = <PipelineBase>pipeline
     cdef dict kept
-    if self.stack is None or \
-            (gates_of(GATES, self, &self.pipeline_gate) & PIPELINE_STACK) == 0:
-        return super(PipelineBase, pipeline).pipeline_execute_command(
-            *args, **({} if options == NULL else <dict>options))
+    cdef tuple command
     if options == NULL:
         kept = {}
     elif Py_REFCNT(options) == 1:
-        kept = <dict>options  # made for this call
+        kept = <dict>options  # made for this call, as f(**options) does
     else:
         kept = (<dict>options).copy()
-    self.stack.append((args, kept))
+    command = (args, kept)
+    if (gates_of(GATES, self, &self.pipeline_gate) & PIPELINE_STACK) == 0 \
+            or self.stack is None:
+        return super(PipelineBase, pipeline).pipeline_execute_command(*args, **kept)
+    self.stack.append(command)
     return pipeline
 
 

@@ -188,6 +188,8 @@ cdef inline Py_ssize_t text_size(object text) noexcept:
     """How many bytes a str is in UTF-8; -1: there is none for it."""
     if PyUnicode_IS_COMPACT_ASCII(text):
         return PyUnicode_GET_LENGTH(text)
+    if PyUnicode_KIND(text) == 0:
+        return -1  # of an old C extension, before Python 3.12: Python has to ready it
     return cp_utf8_size(PyUnicode_DATA(text), <int>PyUnicode_KIND(text),
                         <size_t>PyUnicode_GET_LENGTH(text))
 

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The base of a connection's retry object. Layer 3."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef class RetryBase:
@@ -10,6 +10,6 @@ cdef class RetryBase:
     cdef void *connection   # borrowed; NULL once the connection is gone
     cdef bint patched       # somebody has put a call_with_retry on this instance
     cdef uint32_t tag       # the version of the policy's type when its call was found to be
-    cdef Py_ssize_t size    # redis-py's, and how many attributes the policy had then
+    cdef uint64_t version   # redis-py's, and that of the policy's attributes then
 
     cdef bint is_plain(self) except -1

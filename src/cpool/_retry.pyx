@@ -10,7 +10,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport cp_type_version
+from cpool._gates cimport cp_type_version, dict_version, watch_dict
 from cpool._session cimport Session
 
 cdef extern from "Python.h":
@@ -66,12 +66,14 @@ cdef class RetryBase:
         cdef uint32_t tag = cp_type_version(<PyObject *>self.inner)
         if self.patched:
             return False
-        if tag != 0 and tag == self.tag and len(own) == self.size:
+        if tag != 0 and tag == self.tag and dict_version(own) == self.version \
+                and self.version != 0:
             return True
         if type(self.inner).call_with_retry is not ORIGINAL_CALL or "call_with_retry" in own:
             return False
+        watch_dict(own)
         self.tag = tag
-        self.size = len(own)
+        self.version = dict_version(own)
         return True
 
     def __setattr__(self, name, value):

@@ -676,3 +676,26 @@ def test_a_wrapped_single_connection_sees_its_calls(redis_server: EmbeddedServer
         assert sent.call_count == N
         assert counts() == {"connection overridden": N}
         check_ordinary(client)
+
+
+def test_a_policy_that_was_patched_after_it_gained_and_lost_an_attribute_is_asked(
+    redis_server: EmbeddedServer,
+) -> None:
+    """The number of its attributes is what it was."""
+    with client_of(cpool, redis_server, retry=no_retry()) as client:
+        connection = client.connection_pool.get_connection()
+        policy = connection.retry.joined_inner
+        client.connection_pool.release(connection)
+        policy.note = 1
+        client.ping()
+        del policy.note
+        calls: list[Any] = []
+        original = policy.call_with_retry
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            return original(*args, **kwargs)
+
+        policy.call_with_retry = counted
+        client.ping()
+        assert calls == [1]
