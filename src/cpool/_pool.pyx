@@ -323,14 +323,18 @@ cdef class PoolBase:
     cdef int take_back(self, object connection, bint measured) except -1:
         cdef Slots slots
         cdef uint32_t slot
+        cdef bint at_rest
         self.check_fork()
         slots = self.slots
         slot = slots.number_of(connection)
-        if slot == CP_SLOT_NONE or slot >= cp_slots_used(&slots.cells) or \
-                not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+        if slot == CP_SLOT_NONE or slot >= cp_slots_used(&slots.cells):
             return 0
-        if not measured and isinstance(connection, ConnBase) \
-                and (<ConnBase>connection).pool_may_skip() and self.is_at_rest(connection):
+        # Before the slot is claimed: an error here leaves it lent, for the finaliser.
+        at_rest = not measured and isinstance(connection, ConnBase) \
+            and (<ConnBase>connection).pool_may_skip() and self.is_at_rest(connection)
+        if not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+            return 0
+        if at_rest:
             return slots.give_back(slot, connection)
         return self.put_back(slots, slot, connection)
 
