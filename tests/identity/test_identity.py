@@ -110,7 +110,9 @@ def calm(proxy: FaultProxy) -> None:
     proxy.close_connections()
 
 
-each_client = pytest.mark.parametrize("client_class", [redis.Redis, cpool.Redis])
+each_client = pytest.mark.parametrize(
+    "client_class", [pytest.param(redis.Redis, marks=pytest.mark.slow), cpool.Redis]
+)
 each_fault = pytest.mark.parametrize("kinds", FAULTS.values(), ids=FAULTS)
 
 

@@ -154,6 +154,7 @@ def test_a_run_without_checkouts_or_with_plain_pools_proves_nothing(
 # -- running ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_test_that_kills_the_process_costs_only_itself(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(

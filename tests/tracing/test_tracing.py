@@ -2,6 +2,7 @@
 
 Whether a tool is loaded before cpool is imported, after that, or when clients exist; and
 when it is taken off again the compiled call is taken as if it had never been there.
+`pip install -e ".[tracing]" && python -m pytest tests/tracing -m ""` runs all tools and orders.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tests.tracing.workload import STEPS
 
 # These stand above `execute_command` only: the compiled call goes on below them.
 ABOVE = ("opentelemetry", "opentelemetry-stable", "opentelemetry-client", "sentry", "ddtrace")
+QUICK = ("opentelemetry", "sentry", "metrics", "setattr", "wrapt")
 REMOVABLE = [name for name, tool in TOOLS.items() if hasattr(tool, "stop")]
 ENTRIES_PER_STEP_ONCE_STOPPED = {"metrics": 0}
 
@@ -26,7 +28,11 @@ ENTRIES_PER_STEP_ONCE_STOPPED = {"metrics": 0}
 def cases(names: Iterable[str]) -> pytest.MarkDecorator:
     """Parametrize a test by tools, and each by when it is loaded."""
     pairs = [(name, order) for name in names for order in orders_of(TOOLS[name])]
-    return pytest.mark.parametrize(("tool", "order"), pairs, ids=map("-".join, pairs))
+    slow = [pair for pair in pairs if pair[0] not in QUICK or pair[1] == "late"]
+    marked = [
+        pytest.param(*pair, marks=pytest.mark.slow if pair in slow else ()) for pair in pairs
+    ]
+    return pytest.mark.parametrize(("tool", "order"), marked, ids=map("-".join, pairs))
 
 
 @pytest.fixture(autouse=True)
