@@ -6,6 +6,8 @@ from redis._parsers import Encoder
 
 from cpool._resp import Packer
 
+class NotQuiet(Exception): ...
+
 class Packed(list[Any]):
     commands: int
     chunks: int

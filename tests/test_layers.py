@@ -23,6 +23,7 @@ LONGEST_FILE = 600  # lines
 LONG_FILES = {
     "src/cpool/_conn.pyx": "a connection's verbs share its gates; a cdef class is one block of one"
     " file",
+    "src/cpool/_session.pyx": "a session's verbs share its buffers and its ledger",
     "src/cpool/_resp.pyx": "encoder and decoder are one module: each extension module costs"
     " thousands of lines of C",
 }

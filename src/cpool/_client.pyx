@@ -16,6 +16,7 @@ from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, is_patch
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._resp cimport OK_REPLY
 from cpool._retry cimport RetryBase
+from cpool._session cimport NOT_QUIET
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
@@ -153,7 +154,7 @@ cdef class ClientBase:
             return super(ClientBase, self)._execute_command(*args, **(options or {}))
         if pinned is not None:
             return self.execute_pinned(pool, pinned, args, options, plain)
-        connection = (<PoolBase>pool).checkout()
+        connection = (<PoolBase>pool).checkout(False)
         try:
             why = connection_refusal(connection)
         except BaseException:  # by what somebody has put in or deleted
@@ -161,6 +162,8 @@ cdef class ClientBase:
             raise
         if why != TAKEN:
             note(why)
+            if isinstance(connection, ConnBase):
+                (<PoolBase>pool).look_at(connection)
             return self.drive(pool, connection, False, None, args, options)
         return self.run(pool, connection, False, args, options, plain)
 
@@ -207,6 +210,9 @@ cdef class ClientBase:
             reply = connection.exchange(args, plain or "NEVER_DECODE" not in options)
             reply = finish(self, args[0], reply, options, plain)
         except BaseException as e:
+            if isinstance(e, NOT_QUIET):
+                (<PoolBase>pool).look_at(connection)
+                return self.drive(pool, connection, pinned, None, args, options)
             if not isinstance(e, connection.inner_retry._supported_errors):
                 self.leave(pool, connection, pinned)
                 raise

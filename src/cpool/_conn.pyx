@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, is_patched
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
-    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, append_bytes, append_packed,
+    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, append_bytes, append_packed,
     begin_session, can_read,
     from_status, packed, effects_of, note_packed,
 )
@@ -583,10 +583,13 @@ cdef class ConnBase:
             raise from_status(CP_E_EOF, 0)  # closed by another thread meanwhile
         s.enter(args)
         if s.flags & CP_SESSION_STREAM:
+            s.unseen = False
             self.after_queue(s)
             return self.read_by_redis(not decode, NEVER_GIVEN, True, False)
         try:
             reply = parser.read(s, decode, False, -1)
+        except NOT_QUIET:
+            raise
         except BaseException as error:
             self.failed(s, error, True)
             raise

@@ -37,7 +37,8 @@ cdef class PoolBase:
     cdef int check_fork(self) except -1
     cdef bint metrics_off(self) except -1
     cdef bint only_default_listener(self) except -1
-    cdef object checkout(self)
+    cdef object checkout(self, bint look)
+    cdef int look_at(self, ConnBase connection) except -1
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection)
     cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0
     cdef object open_in(self, Slots slots, uint32_t slot)

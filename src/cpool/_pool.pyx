@@ -183,12 +183,14 @@ cdef class PoolBase:
         The arguments are redis-py's deprecated ones and have no effect."""
         if args or options:
             self._warn_of_arguments(args, options)
-        return self.checkout() if self.metrics_off() else self._measured_checkout()
+        return self.checkout(True) if self.metrics_off() else self._measured_checkout()
 
     def _checkout(self):
-        return self.checkout()
+        return self.checkout(True)
 
-    cdef object checkout(self):
+    cdef object checkout(self, bint look):
+        """Lend a connection. look: make sure now that nothing came in and it is open; else
+        the exchange that follows does so, without the GIL, or look_at()."""
         cdef Slots slots
         cdef uint32_t slot
         cdef object connection
@@ -211,10 +213,25 @@ cdef class PoolBase:
             if session.wire.by_fd and session.is_clean() \
                     and not (<ConnBase>connection).reconnect \
                     and cp_slots_at(&slots.cells, slot).generation == slots.generation \
-                    and session.wire.peek(&byte) == CP_PEEK_QUIET:
+                    and (not look or session.wire.peek(&byte) == CP_PEEK_QUIET):
+                session.unseen = not look
                 slots.checkouts += 1
                 return connection
         return self.make_ready(slots, slot, connection)
+
+    cdef int look_at(self, ConnBase connection) except -1:
+        """Do what a checkout has left to do, and mend what is found. After an error the
+        connection has been returned."""
+        cdef Session session = connection.session
+        cdef char byte = 0
+        if session is not None:
+            session.unseen = False
+            if session.wire.by_fd and session.is_clean() \
+                    and session.wire.peek(&byte) == CP_PEEK_QUIET:
+                return 0
+        self.slots.checkouts -= 1
+        self.make_ready(self.slots, connection.slot, connection)
+        return 0
 
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection):
         """Find out what is the matter with an idle connection, and mend it."""

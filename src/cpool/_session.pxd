@@ -21,6 +21,7 @@ cdef struct Sending:
     iovec few[1]            # what is left to go out, where one stretch is all
     iovec *many             # where it is more; or NULL
     int count
+    bint look               # first make sure that nothing has come in
     cp_patience patience
 
 
@@ -51,6 +52,7 @@ cdef class Session:
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
+    cdef bint unseen        # lent, but not yet looked whether anything has come in
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
@@ -58,6 +60,7 @@ cdef class Session:
     cdef int sent(self, Outbox out) except -1
     cdef int flush(self) except -1
     cdef int flush_by_method(self) except -1
+    cdef int take_it_back(self, Outbox out) except -1
     cdef int send_first(self, Sending *sending, Outbox out) except -1
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump_by_method(self, cp_patience *p) except *
@@ -70,6 +73,9 @@ cdef class Session:
     cdef bint has_unread(self) noexcept
     cdef bint is_clean(self) noexcept
 
+
+cdef object NOT_QUIET           # the error of an exchange that has found a reply, or the
+                                # end, before it began: nothing was sent
 
 cdef object from_status(int status, int err)
 cdef object in_use_elsewhere()

@@ -22,7 +22,7 @@ from cpool._resp cimport (
 )
 from cpool._wire cimport (
     CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_patience_of, cp_peeked,
-    cp_patience, cp_wire, cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
+    cp_patience, cp_wire, cp_wire_peek, cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
 )
 
 cdef extern from "Python.h":
@@ -31,6 +31,13 @@ cdef extern from "Python.h":
 cdef enum:
     # How much room a recv() gets at least.
     RECV_ROOM_BYTES = 16384
+
+
+class NotQuiet(Exception):
+    """The type of NOT_QUIET."""
+
+
+cdef object NOT_QUIET = NotQuiet
 
 
 class Packed(list):
@@ -186,6 +193,10 @@ cdef class Session:
         cdef cp_status st = CP_AGAIN
         cdef iovec iov
         cdef size_t got = 0
+        cdef char byte = 0
+        if sending.look and cp_wire_peek(&self.wire.raw, &byte) != CP_PEEK_QUIET:
+            return CP_AGAIN
+        sending.look = False
         if sending.count:
             st = send_laid_out(&self.wire.raw, sending, err)
             if st != CP_OK:
@@ -285,6 +296,8 @@ cdef class Session:
         self.users += 1
         sending.count = 0
         sending.many = NULL
+        sending.look = self.unseen
+        self.unseen = False
         try:
             if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
                 out = self.detach()
@@ -325,6 +338,8 @@ cdef class Session:
             if self.wire.by_fd:
                 with nogil:
                     st = self.pump(sending, p, &err)
+                if sending.look:
+                    self.take_it_back(out)
                 if out is not None and sending.count == 0:
                     self.sent(out)
                     out = None
@@ -332,6 +347,13 @@ cdef class Session:
                 st = self.pump_by_method(p)
         self.taken = True
         return reader.take(decode)
+
+    cdef int take_it_back(self, Outbox out) except -1:
+        """Something had come in before the one command was sent: it is as if never entered."""
+        self.sent(out)
+        self.owed = 0
+        self.flags = 0
+        raise NOT_QUIET
 
     cdef int send_first(self, Sending *sending, Outbox out) except -1:
         """Send what is laid out although a reply may be at hand already."""
