@@ -33,8 +33,6 @@ _client.set_originals(
     helpers.parse_set_result,
     helpers.bool_ok,
 )
-
-
 _pipeline.set_originals(
     {
         **{
@@ -52,8 +50,7 @@ _pipeline.set_originals(
             original(owner, "parse_response")
             for owner in (redis.client.Pipeline, redis.client.Redis)
         ),
-    },
-    ResponseError,
+    }
 )
 
 

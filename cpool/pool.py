@@ -253,7 +253,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         tolerated = getattr(self, "cache", None) is not None or (
             hasattr(self, "maint_notifications_enabled") and self.maint_notifications_enabled()
         )
-        return not tolerated
+        # redis-py lends it, as what waits may be a push. A session can tell.
+        ours = isinstance(connection, _conn.ConnBase) and connection._session is not None
+        return not tolerated or (ours and not connection.settle())
 
     def _return(self, connection: Any) -> bool:
         """Bring a connection that comes back to rest; false: it is not to be kept."""

@@ -61,15 +61,19 @@ cdef class ClientBase:
                                dict options, bint plain)
     cdef int refusal(self, tuple args, dict options, bint plain) except -1
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
-                    dict options, bint plain)
+                    dict options, bint plain, bint look)
+    cdef object begin_again(self, object pool, ConnBase connection, tuple args, dict options,
+                            bint plain)
     cdef object drive(self, object pool, object connection, bint pinned, object error,
                       tuple args, dict options)
     cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1
 
 
 cdef object NEVER_SET
+cdef object RESPONSE_ERROR  # redis-py's class of error replies
 
 cdef int note(int why) except -1
+cdef int lent_refusal(object pool, object connection) except -1
 cdef int pinned_refusal(ConnBase connection) except -1
 cdef int connection_refusal(object connection) except -1
 cdef object finish(ClientBase client, object name, object reply, dict options, bint plain)
@@ -77,4 +81,4 @@ cdef object called_back(object callbacks, object name, object reply, dict option
                         bint all_options)
 cdef bint is_ordinary(object name) except -1
 cdef bint is_plain_options(dict options) except -1
-cdef bint is_switched_on() noexcept
+cpdef bint is_enabled() noexcept

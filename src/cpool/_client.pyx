@@ -12,7 +12,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, is_patched
+from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, generic_delattr, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._resp cimport OK_REPLY
 from cpool._retry cimport RetryBase
@@ -24,7 +24,6 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object o)
     const unsigned char *PyUnicode_1BYTE_DATA(object o)
     int PyUnicode_Compare(object a, object b) noexcept  # of two str
-    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 REASONS = (
     "taken", "switched off", "client overridden", "pool overridden", "metrics on",
@@ -73,11 +72,7 @@ def set_enabled(bint value):
     enabled = value
 
 
-def is_enabled():
-    return enabled
-
-
-cdef bint is_switched_on() noexcept:
+cpdef bint is_enabled() noexcept:
     return enabled
 
 
@@ -155,17 +150,13 @@ cdef class ClientBase:
         if pinned is not None:
             return self.execute_pinned(pool, pinned, args, options, plain)
         connection = (<PoolBase>pool).checkout(False)
-        try:
-            why = connection_refusal(connection)
-        except BaseException:  # by what somebody has put in or deleted
-            pool.release(connection)
-            raise
+        why = lent_refusal(pool, connection)
         if why != TAKEN:
             note(why)
             if isinstance(connection, ConnBase):
                 (<PoolBase>pool).look_at(connection)
             return self.drive(pool, connection, False, None, args, options)
-        return self.run(pool, connection, False, args, options, plain)
+        return self.run(pool, connection, False, args, options, plain, True)
 
     cdef object execute_pinned(self, object pool, ConnBase connection, tuple args,
                                dict options, bint plain):
@@ -175,7 +166,7 @@ cdef class ClientBase:
             # Only now: who had the lock may have closed it, or left it unclean.
             why = pinned_refusal(connection)
             if why == TAKEN:
-                return self.run(pool, connection, True, args, options, plain)
+                return self.run(pool, connection, True, args, options, plain, False)
             note(why)
             return self.drive(pool, connection, True, None, args, options)
 
@@ -203,27 +194,40 @@ cdef class ClientBase:
         return TAKEN if pinned is None else PINNED
 
     cdef object run(self, object pool, ConnBase connection, bint pinned, tuple args,
-                    dict options, bint plain):
+                    dict options, bint plain, bint look):
         cdef object reply, error
         counts[TAKEN] += 1
         try:
-            reply = connection.exchange(args, plain or "NEVER_DECODE" not in options)
+            reply = connection.exchange(args, plain or "NEVER_DECODE" not in options, look)
             reply = finish(self, args[0], reply, options, plain)
         except BaseException as e:
-            if isinstance(e, NOT_QUIET):
-                (<PoolBase>pool).look_at(connection)
-                return self.drive(pool, connection, pinned, None, args, options)
-            if not isinstance(e, connection.inner_retry._supported_errors):
+            if not isinstance(e, NOT_QUIET) \
+                    and not isinstance(e, connection.inner_retry._supported_errors):
                 self.leave(pool, connection, pinned)
                 raise
             error = e
         else:
             self.leave(pool, connection, pinned)
             return reply
+        if isinstance(error, NOT_QUIET):
+            counts[TAKEN] -= 1
+            error = None
+            return self.begin_again(pool, connection, args, options, plain)
         try:
             return self.drive(pool, connection, pinned, error, args, options)
         finally:
             error = None
+
+    cdef object begin_again(self, object pool, ConnBase connection, tuple args, dict options,
+                            bint plain):
+        """A connection was lent that is closed, or has something to read: mend it first."""
+        cdef int why
+        (<PoolBase>pool).look_at(connection)
+        why = lent_refusal(pool, connection)
+        if why == TAKEN:
+            return self.run(pool, connection, False, args, options, plain, False)
+        note(why)
+        return self.drive(pool, connection, False, None, args, options)
 
     cdef object drive(self, object pool, object connection, bint pinned, object error,
                       tuple args, dict options):
@@ -308,6 +312,15 @@ cdef bint is_passable(dict options) except -1:
 cdef tuple PARAMETERS = ("conn", "command_name", "connection")
 
 
+cdef int lent_refusal(object pool, object connection) except -1:
+    """Why a connection that the pool has lent must be driven by redis-py, or TAKEN."""
+    try:
+        return connection_refusal(connection)
+    except BaseException:  # by what somebody has put in or deleted
+        pool.release(connection)
+        raise
+
+
 cdef int pinned_refusal(ConnBase connection) except -1:
     """The same for the one connection of a client. Its lock is held."""
     if connection.session is None or not connection.session.is_clean():
@@ -316,7 +329,7 @@ cdef int pinned_refusal(ConnBase connection) except -1:
 
 
 cdef int connection_refusal(object connection) except -1:
-    """Why a connection that was lent must be driven by redis-py, or TAKEN."""
+    """Why a connection must be driven by redis-py, or TAKEN."""
     cdef ConnBase ours
     if not isinstance(connection, ConnBase):
         return CONNECTION

@@ -13,7 +13,8 @@ cdef class ParserBase:
     cdef object connection  # weak reference
     cdef bint patched       # somebody has replaced a method on this instance
 
-    cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns)
+    cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns,
+                     bint look=*)
     cdef int account(self, Session s, object reply) except -1
     cdef int not_asked_for(self, Session s) except -1
 
@@ -58,7 +59,7 @@ cdef class ConnBase:
     cdef bint may_fuse(self) except -1
     cdef bint may_begin(self) noexcept
     cdef bint health_is_due(self) except -1
-    cdef object exchange(self, tuple args, bint decode)
+    cdef object exchange(self, tuple args, bint decode, bint look)
 
 
 cdef enum:

@@ -14,7 +14,7 @@ cimport cython
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t
 
-from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, is_patched
+from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, generic_delattr, is_patched
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
     CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, append_bytes, append_packed,
@@ -26,7 +26,6 @@ from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of, ns_of
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
     unsigned long PyThread_get_thread_ident() noexcept
-    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 
 class HandshakeMismatch(Exception):
@@ -110,9 +109,10 @@ cdef class ParserBase:
             kwargs["push_request"] = push_request
         return super(ParserBase, self).read_response(disable_decoding=disable_decoding, **kwargs)
 
-    cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns):
+    cdef object read(self, Session s, bint decode, bint push_request, int64_t idle_ns,
+                     bint look=False):
         """One reply of a session; pushes on the way go to their handlers. idle_ns: the
-        inactivity timeout, -1 for the socket's own."""
+        inactivity timeout, -1 for the socket's own. look: see Session.next_reply()."""
         cdef cp_patience p
         cdef object reply
         cdef bint own = idle_ns < 0
@@ -121,7 +121,8 @@ cdef class ParserBase:
         while True:
             p = cp_patience_of(idle_ns, CP_FOREVER)
             try:
-                reply = s.next_reply(decode, &p, own)
+                reply = s.next_reply(decode, &p, own, look)
+                look = False
             except BaseException:
                 if s.taken and not s.reader.is_push and s.owed:
                     s.owed -= 1  # it has come, though no object could be made of it
@@ -573,9 +574,10 @@ cdef class ConnBase:
             return False
         return monotonic() > self.next_health
 
-    cdef object exchange(self, tuple args, bint decode):
+    cdef object exchange(self, tuple args, bint decode, bint look):
         """Send a command and return its reply; an error reply is returned, not raised.
-        After any other error the connection is closed. For who may_fuse()."""
+        After any other error the connection is closed, but for NOT_QUIET, which comes
+        only if asked to look. For who may_fuse()."""
         cdef Session s = self.session
         cdef ParserBase parser = self.reader
         cdef object reply
@@ -583,11 +585,10 @@ cdef class ConnBase:
             raise from_status(CP_E_EOF, 0)  # closed by another thread meanwhile
         s.enter(args)
         if s.flags & CP_SESSION_STREAM:
-            s.unseen = False
             self.after_queue(s)
             return self.read_by_redis(not decode, NEVER_GIVEN, True, False)
         try:
-            reply = parser.read(s, decode, False, -1)
+            reply = parser.read(s, decode, False, -1, look)
         except NOT_QUIET:
             raise
         except BaseException as error:
@@ -698,7 +699,7 @@ cdef class ConnBase:
         while self.session is s and parser.can_read(0):
             p = cp_patience_of(PUSH_REST_NS, CP_FOREVER)
             try:
-                reply = s.next_reply(True, &p, False)
+                reply = s.next_reply(True, &p, False, False)
             except Exception:
                 return False  # whatever it was, it was nobody's
             if not s.reader.is_push:

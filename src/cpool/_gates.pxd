@@ -27,6 +27,10 @@ cdef extern from *:
     uint64_t CP_DICT_VERSION(object dict, uint64_t events)
 
 
+cdef extern from "Python.h":
+    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
+
+
 cdef uint64_t dict_events   # changes of watched dictionaries, from 1; 0: can't be told
 
 

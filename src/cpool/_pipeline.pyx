@@ -13,8 +13,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from cpool._client cimport (
-    CLIENT, COMMAND, CONNECTION, HEALTH_CHECK, NEVER_SET, SWITCHED_OFF, TAKEN, ClientBase,
-    called_back, cp_method, is_ordinary, is_plain_options, is_switched_on, note,
+    CLIENT, COMMAND, CONNECTION, HEALTH_CHECK, NEVER_SET, RESPONSE_ERROR, SWITCHED_OFF, TAKEN,
+    ClientBase, called_back, cp_method, is_enabled, is_ordinary, is_plain_options, note,
 )
 from cpool._conn cimport GATE_BULK, ConnBase
 from cpool._gates cimport BEHIND, EVERY, FRONT, NOWHERE, Gates, gates_of
@@ -47,15 +47,10 @@ cdef enum:
     PIPELINE_ERRORS = 2
     PIPELINE_STACK = 4
 
-cdef object RESPONSE_ERROR = None   # of redis-py, set by cpool.client
 
-
-def set_originals(functions, response_error):
-    """Tell which functions of redis-py's pipeline the core may stand in for, by name, and
-    the class of error replies."""
-    global RESPONSE_ERROR
+def set_originals(functions):
+    """Tell which functions of redis-py's pipeline the core may stand in for, by name."""
     GATES.originals.update(functions)
-    RESPONSE_ERROR = response_error
 
 
 @cython.internal
@@ -265,7 +260,7 @@ cdef class PipelineBase(ClientBase):
     cdef int why_not(self, object connection) except -1:
         """Why the commands are redis-py's to send, or TAKEN."""
         cdef ConnBase ours
-        if not is_switched_on():
+        if not is_enabled():
             return SWITCHED_OFF
         if self.patched or \
                 (gates_of(GATES, self, &self.pipeline_gate) & PIPELINE_EXECUTE) == 0:

@@ -10,7 +10,8 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, is_patched, watch_dict
+from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, generic_delattr, \
+    is_patched, watch_dict
 from cpool._session cimport Session
 from cpool._slots cimport (
     CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
@@ -19,8 +20,6 @@ from cpool._slots cimport (
 )
 from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
 
-cdef extern from "Python.h":
-    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 cp_fork_watch()
 
@@ -189,8 +188,8 @@ cdef class PoolBase:
         return self.checkout(True)
 
     cdef object checkout(self, bint look):
-        """Lend a connection. look: make sure now that nothing came in and it is open; else
-        the exchange that follows does so, without the GIL, or look_at()."""
+        """Lend a connection. look: make sure now that it is open and nothing came in; else
+        the exchange that follows is to look, without the GIL, or else look_at()."""
         cdef Slots slots
         cdef uint32_t slot
         cdef object connection
@@ -214,23 +213,24 @@ cdef class PoolBase:
                     and not (<ConnBase>connection).reconnect \
                     and cp_slots_at(&slots.cells, slot).generation == slots.generation \
                     and (not look or session.wire.peek(&byte) == CP_PEEK_QUIET):
-                session.unseen = not look
                 slots.checkouts += 1
                 return connection
         return self.make_ready(slots, slot, connection)
 
     cdef int look_at(self, ConnBase connection) except -1:
-        """Do what a checkout has left to do, and mend what is found. After an error the
-        connection has been returned."""
+        """Do what checkout(False) has left undone, and mend what is found. After an error
+        the connection has been returned."""
+        cdef Slots slots = self.slots
         cdef Session session = connection.session
         cdef char byte = 0
-        if session is not None:
-            session.unseen = False
-            if session.wire.by_fd and session.is_clean() \
-                    and session.wire.peek(&byte) == CP_PEEK_QUIET:
-                return 0
-        self.slots.checkouts -= 1
-        self.make_ready(self.slots, connection.slot, connection)
+        if session is not None and session.wire.by_fd and session.is_clean() \
+                and session.wire.peek(&byte) == CP_PEEK_QUIET:
+            return 0
+        if connection.home is not slots.home:
+            self._make_ready(connection)  # the pool has begun anew since
+            return 0
+        slots.checkouts -= 1
+        self.make_ready(slots, connection.slot, connection)
         return 0
 
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection):

@@ -10,14 +10,13 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t
 
 from cpool._conn cimport ConnBase
-from cpool._gates cimport cp_type_version, dict_version, watch_dict
+from cpool._gates cimport cp_type_version, dict_version, generic_delattr, watch_dict
 from cpool._session cimport Session
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
     Py_ssize_t Py_REFCNT(PyObject *o)
     object PyObject_GenericGetDict(object o, void *context)
-    int generic_delattr "PyObject_GenericSetAttr"(object o, object name, void *none) except -1
 
 # Retry.call_with_retry as redis-py has it, set by cpool.connection.
 cdef object ORIGINAL_CALL = None

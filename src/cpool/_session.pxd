@@ -52,7 +52,6 @@ cdef class Session:
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
-    cdef bint unseen        # lent, but not yet looked whether anything has come in
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
@@ -65,7 +64,7 @@ cdef class Session:
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
     cdef cp_status pump_by_method(self, cp_patience *p) except *
     cdef int fill_big(self, cp_patience *p) except -1
-    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience)
+    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience, bint look)
     cdef object receive(self, bint decode, cp_patience *p, Sending *sending, Outbox out)
     cdef int left_or_not(self, object reply) except -1
     cdef int close(self) except -1

@@ -281,9 +281,10 @@ cdef class Session:
             reader.big_got += got
         return 0
 
-    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience):
+    cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience, bint look):
         """The next reply or push, waited for as long as `p` says (the socket's own
-        patience, or one that is for reading only).
+        patience, or one that is for reading only). look: raise NOT_QUIET, having sent
+        nothing, if something has come in before the one command of a clean session.
 
         What has come in of it stays after a timeout, for the next call. Two threads
         can't read from one connection: the second gets an error, not garbage."""
@@ -296,8 +297,7 @@ cdef class Session:
         self.users += 1
         sending.count = 0
         sending.many = NULL
-        sending.look = self.unseen
-        self.unseen = False
+        sending.look = look
         try:
             if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
                 out = self.detach()

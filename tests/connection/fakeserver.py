@@ -107,6 +107,10 @@ class FakeServer:
         """Send bytes nobody asked for on the newest connection."""
         self._open[-1].sendall(data)
 
+    def hang_up(self) -> None:
+        """Close the newest connection."""
+        self._open[-1].shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while True:
             try:
