@@ -238,7 +238,12 @@ cdef class ClientBase:
         driver.lent = connection
         driver.connection = connection if pinned else None
         driver.error = error
-        return EXECUTE(driver, *args, **(options or {}))
+        try:
+            return EXECUTE(driver, *args, **(options or {}))
+        finally:
+            # An interrupt between redis-py's own statements would lose the slot.
+            if not pinned and driver.lent is not None:
+                driver.release(driver.lent)
 
     cdef int leave(self, object pool, ConnBase connection, bint pinned) except -1:
         """What redis-py does at the end of a command, however it has ended."""
@@ -260,7 +265,7 @@ cdef class Driver:
     error; anything else is the client's own."""
     cdef object client
     cdef object pool
-    cdef object lent
+    cdef object lent        # None once it was released
     cdef object error
     cdef readonly object connection
 
@@ -279,6 +284,7 @@ cdef class Driver:
         return self.lent
 
     def release(self, connection):
+        self.lent = None  # first: once it is released it may be another thread's
         self.pool.release(connection)
 
     def _send_command_parse_response(self, *args, **options):

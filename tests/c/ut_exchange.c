@@ -8,21 +8,19 @@
 #include <unistd.h>
 
 #include "cp_exchange.h"
-#include "cp_faults.h"
+#include "cp_pair.h"
 #include "cp_test.h"
 
-#define MINUTE (60 * CP_NS_PER_S)
 #define PING "*1\r\n$4\r\nPING\r\n"
 #define PUSH ">2\r\n$7\r\nmessage\r\n:1\r\n"
 
 /* An exchange under test, and the server's end of its socket. */
 typedef struct rig {
     cp_exchange x;
-    cp_wire wire;
+    pair p;
     cp_buf in;
     cp_scan scan;
     struct iovec iov[4];
-    int peer;
     int err;
 } rig;
 
@@ -30,13 +28,10 @@ static rig *
 rig_open(void)
 {
     rig *r = calloc(1, sizeof *r);
-    int fd[2];
-    fault_clear();
-    if (r == NULL || socketpair(AF_UNIX, SOCK_STREAM, 0, fd) != 0)
+    if (r == NULL)
         abort();
-    cp_wire_open(&r->wire, fd[0], MINUTE);
+    r->p = pair_open(MINUTE);
     cp_scan_init(&r->scan, 512, 1 << 20);
-    r->peer = fd[1];
     r->x.iov = r->iov;
     r->x.enough = 65536;
     r->x.big = 16384;
@@ -47,11 +42,9 @@ rig_open(void)
 static void
 rig_close(rig *r)
 {
-    fault_clear();
+    pair_close(&r->p);
     cp_buf_free(&r->in);
     cp_scan_free(&r->scan);
-    close(r->wire.fd);
-    close(r->peer);
     free(r);
 }
 
@@ -66,13 +59,13 @@ ask(rig *r, const char *text)
 static void
 say(const rig *r, const char *text)
 {
-    CHECK_EQ(write(r->peer, text, strlen(text)), strlen(text));
+    CHECK_EQ(write(r->p.peer, text, strlen(text)), strlen(text));
 }
 
 static cp_status
 step(rig *r)
 {
-    return cp_exchange_step(&r->x, &r->wire, &r->in, &r->scan, &r->err);
+    return cp_exchange_step(&r->x, &r->p.wire, &r->in, &r->scan, &r->err);
 }
 
 /* Do what the layer above does with what was found. */
@@ -91,21 +84,9 @@ static void
 check_arrived(const rig *r, const char *expected)
 {
     char got[256];
-    ssize_t n = recv(r->peer, got, sizeof got, MSG_DONTWAIT);
+    ssize_t n = recv(r->p.peer, got, sizeof got, MSG_DONTWAIT);
     CHECK_EQ(n, strlen(expected));
     CHECK(n > 0 && memcmp(got, expected, (size_t)n) == 0);
-}
-
-/* Fill the socket's buffer, so that the next send would block. */
-static void
-fill(const rig *r)
-{
-    static const char block[4096];
-    while (send(r->wire.fd, block, sizeof block, MSG_DONTWAIT) > 0)
-        ;
-    while (send(r->wire.fd, block, 1, MSG_DONTWAIT) > 0)
-        ;
-    fault_clear();
 }
 
 /* -- Whole replies ----------------------------------------------------------- */
@@ -282,7 +263,7 @@ TEST(short_sends_go_on_where_they_stopped)
 TEST(a_peer_that_takes_nothing_is_read_from)
 {
     rig *r = rig_open();
-    fill(r);
+    pair_fill(&r->p);
     ask(r, PING);
     r->x.wanted = 2;
     r->x.enough = 6;
@@ -369,7 +350,7 @@ TEST(the_end_of_the_stream_leaves_what_was_found)
     ask(r, PING);
     r->x.wanted = 3;
     say(r, "+ONE\r\n+TWO\r\n+THR");
-    shutdown(r->peer, SHUT_WR);
+    shutdown(r->p.peer, SHUT_WR);
     CHECK_EQ(step(r), CP_E_EOF);
     CHECK_EQ(r->x.replies, 2);
     CHECK_EQ(r->x.whole, 12);
@@ -382,7 +363,7 @@ TEST(the_end_of_the_stream_before_all_is_sent)
     ask(r, PING);
     r->x.wanted = 1;
     r->x.more = 1;
-    shutdown(r->peer, SHUT_WR);
+    shutdown(r->p.peer, SHUT_WR);
     CHECK_EQ(step(r), CP_E_EOF);
     rig_close(r);
 }
@@ -405,8 +386,8 @@ TEST(a_peer_that_has_gone_is_a_write_error)
     rig *r = rig_open();
     ask(r, PING);
     r->x.wanted = 1;
-    close(r->peer);
-    r->peer = dup(r->wire.fd);
+    close(r->p.peer);
+    r->p.peer = dup(r->p.wire.fd);
     CHECK_EQ(step(r), CP_E_WRITE);
     CHECK_EQ(r->err, EPIPE);
     rig_close(r);
@@ -423,7 +404,7 @@ TEST(errors_of_send_recv_and_poll_are_told)
     fault_errno(FAULT_RECV, ECONNRESET);
     CHECK_EQ(step(r), CP_E_READ);
     CHECK_EQ(r->err, ECONNRESET);
-    fill(r);
+    pair_fill(&r->p);
     r->x.iov = r->iov;
     r->x.count = 0;
     ask(r, PING);
@@ -497,7 +478,7 @@ TEST(a_signal_amid_a_short_send_sends_no_byte_twice)
 TEST(a_signal_while_the_peer_takes_nothing_is_told)
 {
     rig *r = rig_open();
-    fill(r);
+    pair_fill(&r->p);
     ask(r, PING);
     r->x.wanted = 1;
     fault_errno(FAULT_POLL, EINTR);
@@ -509,7 +490,7 @@ TEST(a_signal_while_the_peer_takes_nothing_is_told)
 TEST(a_storm_of_signals_does_not_prolong_a_send)
 {
     rig *r = rig_open();
-    fill(r);
+    pair_fill(&r->p);
     ask(r, PING);
     r->x.wanted = 1;
     r->x.sending = cp_patience_of(10 * CP_NS_PER_S, CP_FOREVER);
@@ -543,7 +524,7 @@ TEST(a_storm_of_signals_does_not_prolong_a_read)
 TEST(a_peer_that_neither_takes_nor_says_anything_is_a_write_timeout)
 {
     rig *r = rig_open();
-    fill(r);
+    pair_fill(&r->p);
     ask(r, PING);
     r->x.wanted = 1;
     fault_clock_stop();
@@ -569,7 +550,7 @@ TEST(a_peer_that_says_nothing_is_a_read_timeout)
 TEST(a_peer_that_says_something_gets_more_time_to_take)
 {
     rig *r = rig_open();
-    fill(r);
+    pair_fill(&r->p);
     ask(r, PING);
     r->x.wanted = 9;
     r->x.enough = 1;
@@ -666,10 +647,10 @@ TEST(two_full_socket_buffers_do_not_wait_for_each_other)
     }
     for (int name = 0; name < 2; name++) {
         int option = name ? SO_RCVBUF : SO_SNDBUF;
-        CHECK_EQ(setsockopt(r->wire.fd, SOL_SOCKET, option, &small, sizeof small), 0);
-        CHECK_EQ(setsockopt(r->peer, SOL_SOCKET, option, &small, sizeof small), 0);
+        CHECK_EQ(setsockopt(r->p.wire.fd, SOL_SOCKET, option, &small, sizeof small), 0);
+        CHECK_EQ(setsockopt(r->p.peer, SOL_SOCKET, option, &small, sizeof small), 0);
     }
-    CHECK_EQ(pthread_create(&thread, NULL, echo, &r->peer), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, echo, &r->p.peer), 0);
     r->iov[0] = (struct iovec){all, (size_t)ROUNDS * BYTES};
     r->x.count = 1;
     r->x.wanted = ROUNDS;

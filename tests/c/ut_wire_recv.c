@@ -8,37 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "cp_faults.h"
+#include "cp_pair.h"
 #include "cp_test.h"
-#include "cp_wire.h"
-
-#define MINUTE (60 * CP_NS_PER_S)
-
-typedef struct pair {
-    cp_wire wire;
-    int peer;
-} pair;
-
-static pair
-pair_open(int64_t idle_ns)
-{
-    pair p;
-    int fd[2];
-    fault_clear();
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd) != 0)
-        abort();
-    cp_wire_open(&p.wire, fd[0], idle_ns);
-    p.peer = fd[1];
-    return p;
-}
-
-static void
-pair_close(pair *p)
-{
-    close(p->wire.fd);
-    close(p->peer);
-    fault_clear();
-}
 
 static void
 say(const pair *p, const char *text)
@@ -527,25 +498,13 @@ TEST(a_try_tells_of_the_end_of_signals_and_errors)
     pair_close(&p);
 }
 
-/* Fill the socket's buffer, so that the next send would block. */
-static void
-fill(const pair *p)
-{
-    static const char block[4096];
-    while (send(p->wire.fd, block, sizeof block, MSG_DONTWAIT) > 0)
-        ;
-    while (send(p->wire.fd, block, 1, MSG_DONTWAIT) > 0)
-        ;
-    fault_clear();
-}
-
 TEST(a_wait_for_either_ends_when_the_peer_takes_or_says_something)
 {
     pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(MINUTE, CP_FOREVER);
     int err = 0;
     CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_OK); /* it may be sent */
-    fill(&p);
+    pair_fill(&p);
     say(&p, "x");
     CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_OK); /* it may be read */
     shutdown(p.peer, SHUT_RDWR);
@@ -558,7 +517,7 @@ TEST(a_wait_for_either_that_is_in_vain_is_a_write_timeout)
     pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(20 * CP_NS_PER_MS, CP_FOREVER);
     int err = 0;
-    fill(&p);
+    pair_fill(&p);
     fault_clock_stop();
     CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_E_WTIMEOUT);
     CHECK_EQ(fault_last_argument(FAULT_POLL), 20);

@@ -7,37 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "cp_faults.h"
+#include "cp_pair.h"
 #include "cp_test.h"
-#include "cp_wire.h"
-
-#define MINUTE (60 * CP_NS_PER_S)
-
-typedef struct pair {
-    cp_wire wire;
-    int peer;
-} pair;
-
-static pair
-pair_open(void)
-{
-    pair p;
-    int fd[2];
-    fault_clear();
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fd) != 0)
-        abort();
-    cp_wire_open(&p.wire, fd[0], MINUTE);
-    p.peer = fd[1];
-    return p;
-}
-
-static void
-pair_close(pair *p)
-{
-    close(p->wire.fd);
-    close(p->peer);
-    fault_clear();
-}
 
 /* What has arrived at the peer is exactly this. */
 static void
@@ -57,18 +28,6 @@ check_arrived(const pair *p, const char *expected, size_t n)
     free(got);
 }
 
-/* Fill the socket's buffer, so that the next send would block. */
-static void
-fill(const pair *p)
-{
-    static const char block[4096];
-    while (send(p->wire.fd, block, sizeof block, MSG_DONTWAIT) > 0)
-        ;
-    while (send(p->wire.fd, block, 1, MSG_DONTWAIT) > 0)
-        ;
-    fault_clear();
-}
-
 static cp_patience
 a_minute(void)
 {
@@ -77,7 +36,7 @@ a_minute(void)
 
 TEST(one_piece_is_sent_in_one_call)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
@@ -91,7 +50,7 @@ TEST(one_piece_is_sent_in_one_call)
 
 TEST(several_pieces_are_sent_in_one_call_and_in_order)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char a[] = "one", b[] = "", c[] = "two", d[] = "three";
     struct iovec iov[] = {{a, 3}, {b, 0}, {c, 3}, {d, 5}};
@@ -104,7 +63,7 @@ TEST(several_pieces_are_sent_in_one_call_and_in_order)
 
 TEST(nothing_to_send_is_sent)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     struct iovec iov[] = {{NULL, 0}, {NULL, 0}};
     int err = 0;
@@ -118,7 +77,7 @@ TEST(nothing_to_send_is_sent)
 TEST(a_short_write_at_any_byte_loses_and_doubles_nothing)
 {
     for (size_t limit = 1; limit <= 12; limit++) {
-        pair p = pair_open();
+        pair p = pair_open(MINUTE);
         cp_patience patience = a_minute();
         char a[] = "one", b[] = "", c[] = "two", d[] = "three";
         struct iovec iov[] = {{a, 3}, {b, 0}, {c, 3}, {d, 5}};
@@ -138,7 +97,7 @@ TEST(more_pieces_than_the_kernel_takes_go_out_in_several_calls)
     enum { PIECES = 1300 };
     static char data[PIECES];
     static struct iovec iov[PIECES];
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     int err = 0;
     for (int i = 0; i < PIECES; i++) {
@@ -153,7 +112,7 @@ TEST(more_pieces_than_the_kernel_takes_go_out_in_several_calls)
 
 TEST(a_signal_shows_what_is_left_and_the_rest_can_follow)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char a[] = "one", b[] = "three";
     struct iovec iov[] = {{a, 3}, {b, 5}};
@@ -172,7 +131,7 @@ TEST(each_errno_of_send_has_its_status)
 {
     const int errors[] = {EPIPE, ECONNRESET, ENOTCONN, EBADF, ENOBUFS, ENOMEM, EMSGSIZE,
                           EHOSTUNREACH, EIO};
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
         char data[] = "PING\r\n";
         struct iovec iov = {data, 6};
@@ -188,7 +147,7 @@ TEST(each_errno_of_send_has_its_status)
 
 TEST(a_peer_that_has_gone_is_a_write_error_and_no_signal)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     char a[] = "one", b[] = "two";
     struct iovec one = {a, 3}, two[] = {{a, 3}, {b, 3}};
     cp_patience patience = a_minute();
@@ -203,7 +162,7 @@ TEST(a_peer_that_has_gone_is_a_write_error_and_no_signal)
 
 TEST(a_full_socket_is_waited_for)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
@@ -217,12 +176,12 @@ TEST(a_full_socket_is_waited_for)
 
 TEST(a_peer_that_takes_nothing_in_time_is_a_write_timeout)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(20 * CP_NS_PER_MS, CP_FOREVER);
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
     int err = 0;
-    fill(&p);
+    pair_fill(&p);
     int64_t begun = cp_clock_now();
     CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_E_WTIMEOUT);
     CHECK(cp_clock_now() - begun >= 20 * CP_NS_PER_MS);
@@ -232,12 +191,12 @@ TEST(a_peer_that_takes_nothing_in_time_is_a_write_timeout)
 
 TEST(a_deadline_bounds_a_send_whatever_the_timeout)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(CP_FOREVER, cp_clock_now() + 20 * CP_NS_PER_MS);
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
     int err = 0;
-    fill(&p);
+    pair_fill(&p);
     CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_E_WTIMEOUT);
     CHECK(cp_clock_now() >= patience.deadline);
     pair_close(&p);
@@ -245,12 +204,12 @@ TEST(a_deadline_bounds_a_send_whatever_the_timeout)
 
 TEST(a_non_blocking_send_does_not_wait)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(0, CP_FOREVER);
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
     int err = 0;
-    fill(&p);
+    pair_fill(&p);
     CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_E_WTIMEOUT);
     CHECK_EQ(fault_last_argument(FAULT_POLL), 0);
     pair_close(&p);
@@ -258,7 +217,7 @@ TEST(a_non_blocking_send_does_not_wait)
 
 TEST(a_wait_longer_than_poll_can_is_made_of_several)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(CP_NS_PER_S * 86400 * 365, CP_FOREVER);
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
@@ -272,7 +231,7 @@ TEST(a_wait_longer_than_poll_can_is_made_of_several)
 
 TEST(a_signal_in_the_middle_of_the_wait_is_told)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
@@ -290,7 +249,7 @@ TEST(a_signal_in_the_middle_of_the_wait_is_told)
 
 TEST(a_failing_poll_is_a_write_error)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     char data[] = "PING\r\n";
     struct iovec iov = {data, 6};
@@ -304,7 +263,7 @@ TEST(a_failing_poll_is_a_write_error)
 
 TEST(bytes_that_go_out_do_not_prolong_a_send)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(10 * CP_NS_PER_S, CP_FOREVER);
     char data[] = "0123456789";
     struct iovec iov = {data, 10};
@@ -349,7 +308,7 @@ drain_run(void *argument)
 TEST(megabytes_arrive_whole_at_a_slow_reader)
 {
     enum { BLOCK = 300000, BLOCKS = 8 };
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     cp_patience patience = a_minute();
     struct iovec iov[BLOCKS];
     unsigned char *data = malloc((size_t)BLOCK * BLOCKS);
@@ -377,7 +336,7 @@ TEST(megabytes_arrive_whole_at_a_slow_reader)
 
 TEST(a_try_sends_all_that_goes)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     char a[] = "one", b[] = "", c[] = "three";
     struct iovec parts[] = {{a, 3}, {b, 0}, {c, 5}}, *iov = parts;
     int count = 3, err = 0;
@@ -390,7 +349,7 @@ TEST(a_try_sends_all_that_goes)
 
 TEST(a_try_that_would_block_shows_what_is_left)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     char a[] = "one", b[] = "three";
     struct iovec parts[] = {{a, 3}, {b, 5}}, *iov = parts;
     int count = 2, err = 0;
@@ -408,7 +367,7 @@ TEST(a_try_that_would_block_shows_what_is_left)
 
 TEST(a_try_tells_of_signals_and_errors)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     char a[] = "one";
     struct iovec part = {a, 3}, *iov = &part;
     int count = 1, err = 0;
@@ -424,7 +383,7 @@ TEST(a_try_tells_of_signals_and_errors)
 
 TEST(a_try_with_nothing_to_send_makes_no_call)
 {
-    pair p = pair_open();
+    pair p = pair_open(MINUTE);
     struct iovec *iov = NULL;
     int count = 0, err = 0;
     CHECK_EQ(cp_wire_try_send(&p.wire, &iov, &count, &err), CP_OK);

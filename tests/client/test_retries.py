@@ -3,13 +3,21 @@ the same calls of what a subclass may have overridden."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import signal
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
+import redis
+from redis.backoff import AbstractBackoff, NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+from redis.retry import Retry
 
+import cpool
 from cpool.tools.servers import EmbeddedServer
 from tests.client.support import (
     HAS_FAILURE_COUNT,
@@ -17,6 +25,7 @@ from tests.client.support import (
     asked,
     both,
     client_of,
+    counts_of,
     no_retry,
     outcome_of,
     that_notes,
@@ -218,9 +227,6 @@ def test_a_connections_disconnect_is_called_for_each_failure(closes: int) -> Non
 
 
 def test_the_backoff_is_asked_as_often() -> None:
-    from redis.backoff import AbstractBackoff
-    from redis.retry import Retry
-
     class Backoff(AbstractBackoff):
         seen: list[Any] = []
 
@@ -241,14 +247,14 @@ def test_the_backoff_is_asked_as_often() -> None:
         both(server, scenario, protocol=2, retry=Retry(Backoff(), 3))
 
 
+class Interrupt(BaseException):
+    """What strikes where a signal would."""
+
+
 def test_an_interrupt_during_a_command_leaves_the_pool_whole(
     redis_server: EmbeddedServer,
 ) -> None:
     """redis-py 8 returns such a connection with its reply unread; ours is closed."""
-    import signal
-
-    class Interrupt(BaseException):
-        pass
 
     def interrupt(*_: Any) -> None:
         raise Interrupt
@@ -266,3 +272,55 @@ def test_an_interrupt_during_a_command_leaves_the_pool_whole(
                 assert len(client.connection_pool._in_use_connections) == 0
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def struck(call: Any, at: int) -> bool:
+    """Interrupt a call at the event `at` of redis-py's client and retry policy; tell
+    whether there were so many. Only as deep as that, since finalisers swallow errors."""
+    left = [at]
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename not in DRIVING:
+            return None
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return left[0] <= 0
+
+
+DRIVING = (redis.client.__file__, redis.retry.__file__)
+
+
+class OwnPolicy(Retry):
+    """A policy for which redis-py drives every command."""
+
+
+# Struck between dialling and keeping the socket, redis-py leaves it to be collected.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize(("policy", "answer"), [(OwnPolicy, b"+x\r\n"), (Retry, CLOSE)])
+def test_no_interrupt_while_redis_py_drives_loses_the_slot(policy: Any, answer: bytes) -> None:
+    """All of the command, or all that follows its first error: redis-py itself loses the
+    connection if it is struck between two statements."""
+    with FakeServer({"ECHO": b"+x\r\n"}) as server:
+        for at in itertools.count(1):
+            retry = policy(NoBackoff(), 1)
+            with client_of(cpool, server, retry=retry, max_connections=1) as client:
+                assert client.echo("x") == b"x"
+                server.replies["GET"] = closing(1) if answer is CLOSE else answer
+                was_struck = struck(lambda: client.get("k"), at)  # noqa: B023 - called at once
+                assert counts_of(client.connection_pool) == (1, 0), at
+                assert client.echo("x") == b"x"
+            if not was_struck:
+                break
+        assert at > 20
