@@ -11,12 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import json
 import operator
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -25,6 +22,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from cpool.tools.figures import Spread, paired_ratio
+from cpool.tools.machine import machine_facts, server_name
+from cpool.tools.tables import print_table
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -37,8 +38,7 @@ SIDES = (PEER, OURS)
 KEY, VALUE = "bench:key64", b"x" * 64
 EXIT_OK, EXIT_BAR_MISSED, EXIT_CANNOT_RUN, EXIT_FAILED = 0, 1, 2, 3
 WORKER_LIMIT_S = 600.0
-REPORT_WIDTH = 132
-BUSY_LIMIT_PERCENT, BUSY_LOOK_S = 10, 0.3
+BUSY_LIMIT_PERCENT = 10
 NOISE_VARIABLE = "CPOOL_BENCH_NOISE"
 SENSES: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -98,31 +98,6 @@ def require_module(name: str, remedy: str) -> ModuleType:
 # ---- statistics ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Hold the median and the extremes of one figure over the rounds."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.median(values), min(values), max(values))
-
-    def text(self, digits: int = 2) -> str:
-        low, high = f"{self.lowest:,.{digits}f}", f"{self.highest:,.{digits}f}"
-        return f"{self.median:,.{digits}f} ({low}-{high})"
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile of values that are already sorted."""
-    if not ordered:
-        raise ValueError("no values")
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(0, min(len(ordered), int(rank)) - 1)]
-
-
 def figures(pairs: Sequence[Pair], side: str, metric: str) -> Spread:
     """Return one side's figure over all rounds."""
     return Spread.of([pair[side][metric] for pair in pairs])
@@ -136,7 +111,8 @@ def gain(pairs: Sequence[Pair], metric: str, *, smaller_is_better: bool = False)
 
 def ratio(pairs: Sequence[Pair], metric: str, over: str, under: str = PEER) -> Spread:
     """Return one side's figure in terms of another's, one ratio per round, then their median."""
-    return Spread.of([pair[over][metric] / pair[under][metric] for pair in pairs])
+    sides = ([float(pair[side][metric]) for pair in pairs] for side in (over, under))
+    return paired_ratio(*sides)
 
 
 # ---- processes and rounds -----------------------------------------------------------------
@@ -319,80 +295,13 @@ class Report:
 
 def machine(url: str | None) -> dict[str, Any]:
     """Describe what the figures were measured on."""
-    import hiredis
     import redis
 
-    facts: dict[str, Any] = {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "busy %": busy_percent(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "Python": platform.python_version(),
-        "redis-py": redis.__version__,
-        "hiredis": hiredis.__version__,
-        "cpool": importlib.import_module("cpool").__version__,
-    }
+    facts = machine_facts()
     if url is not None:
         with redis.Redis.from_url(url) as client:
-            info = client.info("server")
-        valkey = info.get("valkey_version")
-        facts["server"] = f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
+            facts["server"] = server_name(client.info("server"))
     return facts
-
-
-def busy_percent() -> int:
-    """Return how busy all CPUs are with other things just before the start (Linux, else 0)."""
-    try:
-        before = cpu_ticks()
-        time.sleep(BUSY_LOOK_S)
-        after = cpu_ticks()
-    except OSError:
-        return 0
-    passed = [b - a for a, b in zip(before, after, strict=True)]
-    idle = passed[3] + passed[4]
-    return round(100 * (1 - idle / max(1, sum(passed))))
-
-
-def cpu_ticks() -> list[int]:
-    """Return the ticks of user, nice, system, idle, iowait, irq, softirq and steal time."""
-    first = Path("/proc/stat").read_text().split("\n", 1)[0]
-    return [int(word) for word in first.split()[1:9]]
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "?")
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print with rich if it is installed, else in plain columns."""
-    if importlib.util.find_spec("rich") is None:
-        print_plain_table(title, columns, rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else REPORT_WIDTH).print(table)
-
-
-def print_plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    print(f"\n{title}")
-    for row in (columns, ["-" * width for width in widths], *rows):
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join((first, *rest)), flush=True)
 
 
 # ---- the command line ---------------------------------------------------------------------

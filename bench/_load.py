@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import KEY, VALUE, BenchmarkFailed, Pair, Result, noise_run, percentile
+from _common import KEY, VALUE, BenchmarkFailed, Pair, Result, noise_run
+
+from cpool.tools.figures import percentile
 
 JOIN_LIMIT_S = 120.0
 FEWEST_CALLS = 3

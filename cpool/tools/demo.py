@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import redis
 
 from cpool.tools.crash import Crash
+from cpool.tools.machine import server_name
 from cpool.tools.report import (
     CLIENT,
     CPOOL,
@@ -178,13 +179,10 @@ def _make_pools(url: str, threads: int) -> dict[str, Any]:
 def _title(pool: Any, url: str, source: str) -> str:
     import cpool
 
-    info = redis.Redis(connection_pool=pool).info("server")
-    name, version = "Redis", info.get("redis_version", "?")
-    if "valkey_version" in info:
-        name, version = "Valkey", info["valkey_version"]
+    server = server_name(redis.Redis(connection_pool=pool).info("server"))
     host = urlsplit(url).hostname or "unix socket"
     return (
-        f"{name} {version} at {host} ({source}); redis-py {redis.__version__} with"
+        f"{server} at {host} ({source}); redis-py {redis.__version__} with"
         f" {_parser_name(pool)}; cpool {cpool.__version__}; Python {platform.python_version()};"
         f" {os.cpu_count()} CPUs"
     )

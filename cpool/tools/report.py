@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cpool.tools.crash import RETRY_PAUSE_S, Recovery
+from cpool.tools.tables import plain_table
 from cpool.tools.workload import REPLIES_PER_BATCH, Round
 
 NO_POOL, REDIS_PY, CPOOL, CLIENT = "no pool", "redis-py", "cpool pool", "cpool.Redis"
@@ -139,17 +140,6 @@ def _recovery_notes(side: str, seen: Recovery) -> Iterator[str]:
     )
     if seen.stats:
         yield f"  pool.stats() then: {seen.stats}"
-
-
-def plain_table(header: list[str], rows: list[list[str]]) -> str:
-    """Align columns with spaces: the first to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def print_plain(report: Report) -> None:
