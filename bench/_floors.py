@@ -1,59 +1,67 @@
 """What a client in C gets from the same server: redis-benchmark, and a loop of send and recv.
 
-They are measured in the rounds, between the sides, because a floor taken minutes later is the
-floor of another moment. Where one cannot run, it is None and left out.
+They are sides of the rounds like the others, because a floor taken minutes later is the floor
+of another moment.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from _common import BENCH_DIR, KEY, VALUE, BenchmarkFailed, Result
+from _process import BENCH_DIR, KEY, VALUE, BenchmarkFailed, CannotRun, Result
 from _server import Server
+from _sides import C_LOOP, GENERATOR
 
 SOURCE = BENCH_DIR / "cloop.c"
-COMPILE_LIMIT_S, RUN_LIMIT_S = 60, 120
+LIMIT_S = 120
+GENERATED_PER_S = {1: 30_000}  # GETs asked of redis-benchmark, by its clients
+MANY_PER_S, PIPELINED_PER_S = 100_000, 1_000_000
 
 
-def redis_benchmark(server: Server, clients: int, count: int) -> float | None:
-    """Return the ops/s of the C load generator with the same key, None where it can't run."""
-    program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
-    if program is None or server.pid is None or server.url.startswith("rediss:"):
-        return None
-    where = ["-s", server.unix_path] if server.unix_path else ["-p", str(server.port)]
-    command = [program, *where, "-c", str(clients), "-n", str(count), "--csv", "GET", KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
-    rows = [r for r in csv.reader(done.stdout.splitlines()) if r and r[0].startswith("GET")]
-    return float(rows[-1][1]) if rows else None
+def require_floor(side: str) -> None:
+    """Raise CannotRun where a floor can't be measured."""
+    if side == GENERATOR and generator() is None:
+        raise CannotRun("neither redis-benchmark nor valkey-benchmark is on PATH")
+    if side == C_LOOP and shutil.which("cc") is None:
+        raise CannotRun(f"no C compiler for {SOURCE.name}")
 
 
-@contextmanager
-def compiled_loop() -> Iterator[Path | None]:
-    """Yield the program of cloop.c, None where there is no compiler."""
-    compiler = shutil.which("cc")
-    with tempfile.TemporaryDirectory(prefix="cpool-cloop-") as directory:
-        program = Path(directory) / "cloop"
-        if compiler is None:
-            yield None
-            return
-        command = [compiler, "-O2", "-o", str(program), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_LIMIT_S)
-        if done.returncode != 0:
-            raise BenchmarkFailed(f"{SOURCE.name} does not compile:\n{done.stderr[-2000:]}")
-        yield program
+def generator() -> str | None:
+    return shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+
+
+def redis_benchmark(server: Server, clients: int, depth: int, seconds: float) -> Result:
+    """Run the server's own load generator for about so long; return the seconds of one GET."""
+    per_s = PIPELINED_PER_S if depth > 1 else GENERATED_PER_S.get(clients, MANY_PER_S)
+    counts = ["-c", str(clients), "-P", str(depth), "-n", str(int(per_s * seconds))]
+    done = run([str(generator()), "-p", str(server.port), *counts, "--csv", "GET", KEY])
+    rows = [row for row in csv.reader(done.splitlines()) if row and row[0].startswith("GET")]
+    if not rows:
+        raise BenchmarkFailed("redis-benchmark printed no figure")
+    return {"s": 1 / float(rows[-1][1])}
 
 
 def loop_of_gets(program: Path, server: Server, seconds: float) -> Result:
-    """Run the C loop for some seconds; return its ops/s."""
-    command = [str(program), server.host, str(server.port), KEY, str(len(VALUE)), f"{seconds}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S)
+    """Run the C loop for some seconds; return the seconds of one GET."""
+    where = [server.host, str(server.port), KEY, str(len(VALUE)), f"{seconds}"]
+    return {"s": 1 / float(json.loads(run([str(program), *where]))["ops_per_s"])}
+
+
+@functools.cache
+def compiled_loop(directory: Path) -> Path:
+    """Compile cloop.c into a directory, once."""
+    program = directory / "cloop"
+    run(["cc", "-O2", "-o", str(program), str(SOURCE)])
+    return program
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode != 0:
-        raise BenchmarkFailed(f"the C loop failed: {done.stderr.strip()}")
-    return dict(json.loads(done.stdout))
+        raise BenchmarkFailed(f"{Path(command[0]).name} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout

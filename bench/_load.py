@@ -1,13 +1,12 @@
 """What workers measure with: threads that send GETs, repeated calls, CPU time, memory.
 
-Everything here runs in the process whose side is measured; nothing knows which side that is,
-but for the look at cpool's own counters of the compiled call.
+Everything here runs in the process whose side is measured; nothing knows which side that is.
 """
 
 from __future__ import annotations
 
-import importlib
 import resource
+import statistics
 import threading
 import time
 from array import array
@@ -15,9 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import KEY, VALUE, BenchmarkFailed, Pair, Result, noise_run
-
-from cpool.tools.figures import percentile
+from _process import KEY, VALUE, Result
 
 JOIN_LIMIT_S = 120.0
 FEWEST_CALLS = 3
@@ -29,8 +26,6 @@ class Load:
     def __init__(self, client: Any, threads: int) -> None:
         self.client = client
         self.threads = threads
-        if client.get(KEY) != VALUE:
-            raise RuntimeError("the server does not hold the benchmark's value")
 
     def run(self, seconds: float, *, clocked: bool = False) -> Result:
         self.running = [True]
@@ -98,9 +93,10 @@ class Load:
 def latencies(name: str, kept_ns: Iterable[Sequence[int]]) -> Result:
     """Sum up the times that all threads kept; none is left out."""
     ordered = sorted(value for times_ns in kept_ns for value in times_ns)
+    percentiles_ns = statistics.quantiles(ordered, n=100, method="inclusive")
     return {
-        f"{name}_p50_ms": percentile(ordered, 50) / 1e6,
-        f"{name}_p99_ms": percentile(ordered, 99) / 1e6,
+        f"{name}_p50_ms": percentiles_ns[49] / 1e6,
+        f"{name}_p99_ms": percentiles_ns[98] / 1e6,
         f"{name}_longest_ms": ordered[-1] / 1e6,
         f"{name}_count": len(ordered),
     }
@@ -139,29 +135,3 @@ def reset_high_water() -> None:
 def memory_kib(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-# ---- the compiled call --------------------------------------------------------------------
-
-
-def fast_path_counts() -> Result:
-    """Return how many commands of this process were one compiled call, and the refusals."""
-    counts = importlib.import_module("cpool.fast_path").stats()
-    refused = {reason: count for reason, count in counts.refused.items() if count}
-    return {"taken": counts.taken, "refused": refused}
-
-
-def require_fast_path(pairs: Sequence[Pair], side: str, what: str, ops: str = "ops") -> str:
-    """Return the sum of the side's counts as text; fail unless all operations were compiled calls.
-
-    Opening a connection may be refused, so one refusal in a thousand is let pass.
-    """
-    if noise_run():
-        return "not looked at in a noise run"
-    counts = [pair[side]["fast_path"] for pair in pairs]
-    taken = sum(each["taken"] for each in counts)
-    refused = sum(sum(each["refused"].values()) for each in counts)
-    done = sum(pair[side][ops] for pair in pairs)
-    if taken < done or refused * 1000 > taken:
-        raise BenchmarkFailed(f"{what}: {side} did not take the compiled path: {counts}")
-    return f"{taken:,} compiled calls, {refused:,} refused"

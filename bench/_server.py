@@ -1,128 +1,62 @@
-"""The server the benchmarks talk to: plain TCP, unix socket or TLS, one per run.
-
-A server named by --url is used as it is. Else a server program (--server, or redis-server or
-valkey-server on PATH, or an embedded one) runs in a directory of its own and ends with the
-benchmark.
-"""
+"""The server the benchmarks talk to, started for the run: plain TCP, and TLS where it can."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import (
-    KEY,
-    VALUE,
-    CannotRun,
-    bound_to,
-    client_cpus,
-    require_module,
-    usable_cpus,
-)
+import redis
+import trustme
+from _process import KEY, VALUE, CannotRun, Task
+
+from cpool.tools.machine import server_name
+from cpool.tools.servers import EmbeddedServer, ServerError, free_port
 
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Server:
-    """Name where the measured clients connect, and a plain address of the same server.
+    """Name where the measured clients connect; `ca_path` where that is by TLS."""
 
-    pid is that of a server of our own, None for one that was running before.
-    """
-
-    url: str
-    plain_url: str
     host: str
     port: int
-    unix_path: str | None = None
-    pid: int | None = None
+    pid: int
+    name: str
+    ca_path: str | None = None
 
-
-@dataclass(frozen=True)
-class Case:
-    """Name a number of threads and, for one thread, where it and the server run."""
-
-    threads: int
-    one_cpu: int | None = None
-
-    @property
-    def name(self) -> str:
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return threads if self.one_cpu is None else f"{threads}, one CPU"
-
-    @property
-    def cpus(self) -> list[int] | None:
-        return None if self.one_cpu is None else [self.one_cpu]
-
-
-def cases_of(args: argparse.Namespace, server: Server) -> list[Case]:
-    """List the cases; one thread is also measured on the server's CPU if the server is ours."""
-    cases = []
-    for threads in args.threads:
-        cases.append(Case(threads))
-        if threads == 1 and server.pid is not None and usable_cpus():
-            cases.append(Case(threads, usable_cpus()[-1]))
-    return cases
+    def address(self) -> Task:
+        """Return what a worker has to know."""
+        where: Task = {"host": self.host, "port": self.port}
+        return where | ({"ca_path": self.ca_path} if self.ca_path else {})
 
 
 @contextlib.contextmanager
-def bench_server(args: argparse.Namespace, transport: str = "tcp") -> Iterator[Server]:
-    """Yield a server that holds the benchmark's 64-byte value; stop it if it was ours."""
-    given = running_server(args.url) if args.url else started_server(args.server, transport)
-    with given as server, bound_to(server_cpus(server) if args.pin else None, server.pid or 0):
-        store_value(server.plain_url)
-        yield server
+def started_server(program: str | None = None, *, tls: bool = False) -> Iterator[Server]:
+    """Start a server that holds the 64-byte value; raises CannotRun if there is none.
 
-
-def server_cpus(server: Server) -> list[int]:
-    """Return the last CPU, for --pin; raise CannotRun where that makes no sense."""
-    if server.pid is None or client_cpus() is None:
-        raise CannotRun("--pin needs two CPUs, an affinity call and a server of our own")
-    return usable_cpus()[-1:]
-
-
-@contextlib.contextmanager
-def running_server(url: str) -> Iterator[Server]:
-    import redis
-
-    options = redis.ConnectionPool.from_url(url).connection_kwargs
-    host, port = options.get("host", ""), int(options.get("port", 0))
-    yield Server(url, url, host, port, options.get("path"))
-
-
-@contextlib.contextmanager
-def started_server(program: str | None, transport: str) -> Iterator[Server]:
-    """Start a server; plain TCP and a unix socket are open in any case."""
-    servers = require_module("cpool.tools.servers", "use --url")
+    program: None takes the one on PATH or an embedded one (cpool.tools.servers).
+    """
     with tempfile.TemporaryDirectory(prefix="cpool-bench-") as directory:
+        tls_port = free_port() if tls else 0
+        options = tls_options(Path(directory), tls_port) if tls else []
         try:
-            tls_port = servers.free_port() if transport == "tls" else 0
-            options = tls_options(Path(directory), tls_port) if tls_port else []
-            server = servers.EmbeddedServer(program).start(args=options)
-        except (servers.ServerError, OSError) as error:
-            raise CannotRun(str(error)) from error
+            server = EmbeddedServer(program).start(args=options)
+        except (ServerError, OSError) as error:
+            raise CannotRun(f"no server{' with TLS' if tls else ''}: {error}") from error
         with server:
-            yield Server(
-                {
-                    "tcp": server.url,
-                    "unix": f"unix://{server.unixsocket}",
-                    "tls": f"rediss://{HOST}:{tls_port}?ssl_ca_certs={directory}/ca.pem",
-                }[transport],
-                server.url,
-                HOST,
-                server.port,
-                server.unixsocket if transport == "unix" else None,
-                server.pid,
-            )
+            with redis.Redis(HOST, server.port) as client:
+                client.set(KEY, VALUE)
+                name = server_name(client.info("server"))
+            ca_path = f"{directory}/ca.pem" if tls else None
+            yield Server(HOST, tls_port or server.port, server.pid, name, ca_path)
 
 
 def tls_options(directory: Path, tls_port: int) -> list[str]:
     """Write fresh certificates and return the server's options for them."""
-    trustme = require_module("trustme", "pip install trustme")
     authority = trustme.CA()
     issued = authority.issue_cert(HOST, "localhost")
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))
@@ -133,13 +67,3 @@ def tls_options(directory: Path, tls_port: int) -> list[str]:
     for name, file in files.items():
         options += [f"--tls-{name}-file", str(directory / file)]
     return options
-
-
-def store_value(url: str) -> None:
-    import redis
-
-    try:
-        with redis.Redis.from_url(url) as client:
-            client.set(KEY, VALUE)
-    except redis.RedisError as error:
-        raise CannotRun(f"the server cannot be used: {error}") from error

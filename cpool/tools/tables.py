@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-REPORT_WIDTH = 132  # where the output is no terminal
+REPORT_WIDTH = 132
 
 Rows = Sequence[Sequence[str]]
 
@@ -17,13 +17,21 @@ def has_rich() -> bool:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Rows, *, plain: bool | None = None
+    title: str,
+    columns: Sequence[str],
+    rows: Rows,
+    *,
+    plain: bool | None = None,
+    width: int = REPORT_WIDTH,
 ) -> None:
-    """Print a table; plain: True without rich, None with it where it is installed."""
+    """Print a table; plain: True without rich, None with it where it is installed.
+
+    width: characters in a line where the output is no terminal.
+    """
     if plain or not has_rich():
         print(f"\n{title}\n{plain_table(columns, rows)}", flush=True)
     else:
-        _print_rich_table(title, columns, rows)
+        _print_rich_table(title, columns, rows, width)
 
 
 def plain_table(columns: Sequence[str], rows: Rows) -> str:
@@ -37,7 +45,7 @@ def plain_table(columns: Sequence[str], rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _print_rich_table(title: str, columns: Sequence[str], rows: Rows) -> None:
+def _print_rich_table(title: str, columns: Sequence[str], rows: Rows, width: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -47,4 +55,4 @@ def _print_rich_table(title: str, columns: Sequence[str], rows: Rows) -> None:
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else REPORT_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else width).print(table)

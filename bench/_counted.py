@@ -1,0 +1,93 @@
+"""What instructions.py counts: runs of one operation, each in a child under valgrind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+from _process import KEY, VALUE, Result, Task
+from _sides import open_client, require_compiled, side_module
+
+WARM_UP, PIPELINE = 100, 100
+OPERATIONS = {
+    "get": "GET of 64 bytes",
+    "set": "SET of 64 bytes",
+    "pipeline100": "GET in a pipeline of 100",
+    "checkout": "get_connection + release",
+}
+
+
+def work(task: Task) -> Result:
+    """Fork one child per run; return which process id did what."""
+    moved = ["x" * size for size in range(task["layout"] * 37)]
+    side_module(task["side"])
+    gc.collect()
+    gc.freeze()
+    children = []
+    for operation in OPERATIONS:
+        for length in task["lengths"]:
+            pid = fork_run(task, operation, length)
+            children.append({"operation": operation, "length": length, "pid": pid})
+    return {"children": children, "moved": len(moved)}
+
+
+def fork_run(task: Task, operation: str, length: int) -> int:
+    """Do one run in a child; return its process id once it has ended well."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            run_operation(task, operation, length)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise RuntimeError(f"the child for {operation} x {length} failed")
+    return pid
+
+
+def run_operation(task: Task, operation: str, length: int) -> None:
+    client = open_client(task)
+    for _ in range(WARM_UP):
+        client.get(KEY)
+    repeat = REPEATS[operation]
+    repeat(client, WARM_UP * (PIPELINE if operation == "pipeline100" else 1))
+    repeat(client, length)
+    require_compiled(task, WARM_UP)
+
+
+def repeat_get(client: Any, count: int) -> None:
+    get = client.get
+    for _ in range(count):
+        get(KEY)
+
+
+def repeat_set(client: Any, count: int) -> None:
+    set_value = client.set
+    for _ in range(count):
+        set_value(KEY, VALUE)
+
+
+def repeat_pipeline(client: Any, count: int) -> None:
+    """Send so many GETs, a hundred at a time."""
+    for _ in range(count // PIPELINE):
+        pipe = client.pipeline(transaction=False)
+        for _ in range(PIPELINE):
+            pipe.get(KEY)
+        pipe.execute()
+
+
+def repeat_checkout(client: Any, count: int) -> None:
+    get_connection, release = client.connection_pool.get_connection, client.connection_pool.release
+    for _ in range(count):
+        release(get_connection())
+
+
+REPEATS = {
+    "get": repeat_get,
+    "set": repeat_set,
+    "pipeline100": repeat_pipeline,
+    "checkout": repeat_checkout,
+}
