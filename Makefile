@@ -36,8 +36,8 @@ package:  ## sdist and wheel into dist/, checked
 demo:  ## cpool against redis-py, with the server killed in the middle
 	$(PYTHON) -m cpool demo
 
-bench:  ## a quick look at the benchmarks
-	$(PYTHON) bench/all.py --quick
+bench:  ## the benchmarks: cpool beside redis-py and its peers
+	$(PYTHON) -m pytest bench
 
 ci:  ## all that .ci/run does, on a copy of the tree
 	.ci/run

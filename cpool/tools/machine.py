@@ -19,7 +19,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": cpu_model(),
         "CPUs": os.cpu_count(),
         "busy %": busy_percent(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
     }
     distributions = {"redis-py": "redis", "hiredis": "hiredis", "cpool": "redis-cpool"}

@@ -1,0 +1,200 @@
+"""Write the README's table, the docs' table and the plot from the results of one run.
+
+    pytest bench --benchmark-json run.json
+    python bench/publish.py run.json
+
+The run's rounds are kept in results.json, and everything else is made of that file; without an
+argument it is made anew, and --check tells by the exit status whether it would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _contest import Group
+from _process import BENCH_DIR
+from _report import COLUMNS, facts_text, overview
+from _sides import CPOOL, GLIDE, POOL, REDIS_PY, VALKEY
+
+ROOT = BENCH_DIR.parent
+RESULTS = BENCH_DIR / "results.json"
+README, DOCS = ROOT / "README.md", ROOT / "docs" / "benchmarks"
+BEGIN, END = "<!-- figures: bench/publish.py -->\n", "<!-- end of figures -->\n"
+SHOWN_SIDES = (REDIS_PY, VALKEY, GLIDE, POOL, CPOOL)
+TITLES = {POOL: "cpool, pool only", CPOOL: "`cpool.Redis`"}
+SHOWN = (
+    "GET, one thread",
+    "GET, 8 threads",
+    "GET, 32 threads",
+    "GET, 32 threads on 16 connections",
+    "GET by TLS, 8 threads",
+    "GET in a pipeline of 100",
+    "HGETALL of 1,000 fields",
+    "SET of 1 MiB",
+    "GET of 1 MiB",
+    "GET of 16 MiB",
+    "opening a connection",
+    "memory of an idle connection",
+)
+COLOURS = {VALKEY: "#999999", GLIDE: "#E69F00", POOL: "#56B4E9", CPOOL: "#0072B2"}
+SIGNIFICANT_DIGITS = 5
+
+
+# ---- the file of results ------------------------------------------------------------------
+
+
+def kept_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a run's JSON is kept: the machine, the options, the rounds."""
+    return {
+        "date": run["datetime"][:10],
+        "machine": run["machine_info"],
+        "options": run["options"],
+        "groups": rounded(run["groups"]),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Return data with all floats at some significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def groups_of(results: dict[str, Any]) -> list[Group]:
+    return [Group(**each) for each in results["groups"]]
+
+
+# ---- the tables ---------------------------------------------------------------------------
+
+
+def readme_table(results: dict[str, Any]) -> str:
+    """Return the README's table: the groups in SHOWN, redis-py, its peers and cpool."""
+    groups = {group.name: group for group in groups_of(results)}
+    missing = [name for name in SHOWN if name not in groups]
+    if missing:
+        raise SystemExit(f"the run has no group {', '.join(missing)}: publish a whole run")
+    rows = [[name, *readme_cells(groups[name])] for name in SHOWN]
+    titles = [TITLES.get(side, side) for side in SHOWN_SIDES]
+    return markdown(["", *titles, "times redis-py"], rows)
+
+
+def readme_cells(group: Group) -> Iterable[str]:
+    for side in SHOWN_SIDES:
+        yield group.shown(group.spread(side).median) if side in group.sides else ""
+    gain = group.gain(CPOOL)
+    yield f"**{gain.median:.1f}** ({gain.lowest:.1f}-{gain.highest:.1f})" if gain else ""
+
+
+def docs_table(results: dict[str, Any]) -> str:
+    """Return the docs' table: all groups and sides, and what it was measured on."""
+    rows = [[cell.replace("\n", "<br>") for cell in row] for row in overview(groups_of(results))]
+    options = results["options"]
+    about = (
+        f"Measured on {results['date']}, {options['rounds']} rounds of {options['seconds']} s a"
+        f" side: {facts_text(results['machine'])}."
+    )
+    return f"{markdown(['', *COLUMNS], rows)}\n{about}\n"
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def with_table(text: str, table: str) -> str:
+    """Return the README with the table between its two marks."""
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+# ---- the plot -----------------------------------------------------------------------------
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draw the ratios to redis-py as bars, their spread as lines (needs matplotlib)."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "cpool", "svg.fonttype": "none", "font.size": 9})
+    from matplotlib import pyplot
+
+    groups = [group for group in groups_of(results) if group.name in SHOWN]
+    groups.sort(key=lambda group: SHOWN.index(group.name))
+    figure, axes = pyplot.subplots(figsize=(8, 0.62 * len(groups) + 1))
+    for number, side in enumerate(COLOURS):
+        draw_side(axes, groups, side, number)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(groups)), [group.name for group in groups])
+    axes.set_xscale("log")
+    axes.set_xticks([0.25, 0.5, 1, 2, 4, 8, 16], ["1/4", "1/2", "1", "2", "4", "8", "16"])
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    axes.set_xlabel("times redis-py's speed (memory: times less); lines: lowest to highest round")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+
+
+def draw_side(axes: Any, groups: Sequence[Group], side: str, number: int) -> None:
+    height = 0.8 / len(COLOURS)
+    for row, group in enumerate(groups):
+        gain = group.gain(side) if side in group.sides else None
+        if gain is not None:
+            errors = [[gain.median - gain.lowest], [gain.highest - gain.median]]
+            axes.barh(
+                row - 0.4 + (number + 0.5) * height,
+                gain.median - 1,
+                height,
+                left=1,
+                color=COLOURS[side],
+                xerr=errors,
+                error_kw={"linewidth": 0.8},
+                label=TITLES.get(side, side).strip("`") if row == 0 else None,
+            )
+
+
+# ---- the command line ---------------------------------------------------------------------
+
+
+def texts_of(results: dict[str, Any]) -> dict[Path, str]:
+    """Return what the files made of the results have to hold; the plot aside."""
+    return {
+        README: with_table(README.read_text(), readme_table(results)),
+        DOCS / "table.md": docs_table(results),
+    }
+
+
+def main() -> int:
+    """Write the files; with --check only compare: 0 they are up to date, 1 they are not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", help="what --benchmark-json wrote")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    if args.run:
+        kept = kept_of(json.loads(Path(args.run).read_text()))
+        RESULTS.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+    results = json.loads(RESULTS.read_text())
+    texts = texts_of(results)
+    if args.check:
+        stale = [path.name for path, text in texts.items() if path.read_text() != text]
+        print(*(f"not made of {RESULTS.name}: {name}" for name in stale), sep="\n", end="")
+        return 1 if stale else 0
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text)
+    plot(results, DOCS / "ratios.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
