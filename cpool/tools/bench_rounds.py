@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import math
 import secrets
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 import redis
 
@@ -147,14 +148,29 @@ def place(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return "a unix socket"
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+    host = parts.hostname or "localhost"
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}"
+
+
+def is_local(url: str) -> bool:
+    """Tell whether a URL points to this machine, by its looks."""
+    parts = urlsplit(url)
+    host = parts.hostname or "localhost"
+    if parts.scheme == "unix" or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def masked(text: str, url: str) -> str:
     """Return a text with the URL's passwords blotted out."""
     parts = urlsplit(url)
-    found = {parts.password or "", *parse_qs(parts.query).get("password", [])}
-    for password in sorted({*found, *map(unquote, found)} - {""}, key=len, reverse=True):
+    written = {parts.password or "", *parse_qs(parts.query).get("password", [])}
+    meant = set(map(unquote, written))
+    found = written | meant | {quote(password, safe="") for password in meant}
+    for password in sorted(found - {""}, key=len, reverse=True):
         text = text.replace(password, "***")
     return text
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from cpool.tools.bench_report import gain
-from cpool.tools.bench_rounds import Block, Plan
+from cpool.tools.bench_rounds import Block, Plan, is_local
 from cpool.tools.bench_worker import Measured
 from cpool.tools.report import CLIENT, threads_text
 
@@ -79,18 +77,6 @@ def before_the_run(plan: Plan, machine: dict[str, Any], has_hiredis: bool) -> It
         yield NO_HIREDIS
     if is_local(plan.url):
         yield LOCAL_SERVER
-
-
-def is_local(url: str) -> bool:
-    """Tell whether a URL points to this machine, by its looks."""
-    parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    if parts.scheme == "unix" or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def of_the_rounds(plan: Plan, blocks: Sequence[Block]) -> Iterator[str]:
