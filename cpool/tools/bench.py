@@ -47,7 +47,7 @@ Measure redis.Redis beside cpool.Redis on a server of yours: the same commands, 
 rounds that take turns, each side and round in a fresh process.
 
 The keys begin with a prefix of their own, expire, and are removed at the end. There are at
-most 1,000 of each type, of 16 MiB together. Nothing else on the server is changed.
+most 1,000 keys, of 16 MiB, of each type. Nothing else on the server is changed.
 """
 EPILOG = """\
 commands of --mix, with weights that need not add up to 100:
@@ -237,7 +237,8 @@ def _report(arguments: argparse.Namespace) -> Report:
         plan = _plan(arguments, url)
         check_plan(plan)
         bench = stack.enter_context(prepared(plan, warn=_say))
-        step = stack.enter_context(progress(_is_plain(arguments), total=plan.slices))
+        # A step is counted when it begins: one more, or the last would look done.
+        step = stack.enter_context(progress(_is_plain(arguments), total=plan.slices + 1))
         blocks = bench.blocks(step)
         warnings = [
             *bench_warnings.before_the_run(plan, machine, HIREDIS_AVAILABLE),

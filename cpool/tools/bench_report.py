@@ -105,6 +105,11 @@ class Report:
         )
         yield f"p50, p99, p99.9: time of {call}, as a thread sees it. CPU: the client process's."
         yield from (f"{side}: {SIDES[side]}" for side in plan.sides)
+        if plan.connections and plan.connections < max(plan.threads):
+            yield (
+                f"Where the threads were more than the {plan.connections} connections, the pools"
+                " were redis.BlockingConnectionPool and cpool.BlockingConnectionPool."
+            )
         yield self._compiled()
 
     def _compiled(self) -> str:

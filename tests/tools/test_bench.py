@@ -24,7 +24,7 @@ from cpool.tools.bench_worker import Driver, Measured, Task, make_client, measur
 from cpool.tools.bench_workload import COMMANDS, Workload, check_replies, remove, schedule, seed
 from cpool.tools.report import CLIENT, CPOOL, REDIS_PY
 from cpool.tools.servers import EmbeddedServer
-from tests.support.servers import ACLServer, StartServer, wait_until
+from tests.support.servers import ACLServer, StartServer, TLSServer, wait_until
 
 QUICK = ("bench", "--plain", "--duration", "0.1", "--rounds", "1", "--threads", "2")
 ALL_COMMANDS = dict.fromkeys(COMMANDS, 1)
@@ -100,6 +100,13 @@ def test_the_url_may_come_from_the_environment_and_the_password_stays_hidden(
     shown = capsys.readouterr()
     assert "(REDIS_URL)" in shown.out
     assert acl_server.app_password not in shown.out + shown.err + path.read_text()
+
+
+def test_a_server_with_tls_is_measured_as_its_url_says(
+    tls_server: TLSServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--url", tls_server.url]) == 0
+    assert f"at {tls_server.host}:{tls_server.port} (--url)" in capsys.readouterr().out
 
 
 def test_an_interrupt_ends_the_processes_and_removes_the_keys(

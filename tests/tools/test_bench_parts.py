@@ -271,6 +271,12 @@ def test_the_title_tells_the_work() -> None:
     assert title == "4 threads, at most 2 connections, values of 64 bytes, get 1, pipelines of 100"
 
 
+def test_blocking_pools_are_told_where_there_were_any() -> None:
+    scarce, plenty = a_report(a_block(), connections=3), a_report(a_block(), connections=4)
+    assert "cpool.BlockingConnectionPool" in "".join(scarce.notes())
+    assert "cpool.BlockingConnectionPool" not in "".join(plenty.notes())
+
+
 def test_a_round_without_a_success_leaves_the_figures_out() -> None:
     report = a_report(a_block(commands=0, calls=0, latency_ms={}, errors={"Oops: no": 7}))
     assert all(row[2:] == ["-", "-"] for row in report.rows(report.blocks[0]))
