@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; each subcommand sets `run`, a function of the parsed arguments."""
-    from cpool.tools import demo, run
+    from cpool.tools import bench, demo, run
 
     parser = argparse.ArgumentParser(
         prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    bench.add_parser(commands)
     demo.add_parser(commands)
     run.add_parser(commands)
     return parser
