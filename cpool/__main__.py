@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors don't repeat the passwords of URLs, also of mistyped options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with 2."""
+        super().error(re.sub(r"://[^\s]*@", "://***@", message))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; each subcommand sets `run`, a function of the parsed arguments."""
-    from cpool.tools import bench, demo, run
+    from cpool.tools import run
+    from cpool.tools.bench import command as bench
+    from cpool.tools.demo import command as demo
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

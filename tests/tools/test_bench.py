@@ -17,13 +17,14 @@ import redis
 
 import cpool
 from cpool.__main__ import main
-from cpool.tools import bench, bench_plot, bench_rounds, bench_warnings, servers
-from cpool.tools.bench_report import METRICS
-from cpool.tools.bench_rounds import Plan, RunFailed, call_worker
-from cpool.tools.bench_worker import Driver, Measured, Task, make_client, measure
-from cpool.tools.bench_workload import COMMANDS, Workload, check_replies, remove, schedule, seed
-from cpool.tools.report import CLIENT, CPOOL, REDIS_PY
+from cpool.tools import servers
+from cpool.tools.bench import caveats, command, plot, rounds
+from cpool.tools.bench.report import METRICS
+from cpool.tools.bench.rounds import Plan, RunFailed, call_worker
+from cpool.tools.bench.worker import Driver, Measured, Task, make_client, measure
+from cpool.tools.bench.workload import COMMANDS, Workload, check_replies, remove, schedule, seed
 from cpool.tools.servers import EmbeddedServer
+from cpool.tools.sides import CLIENT, CPOOL, REDIS_PY
 from tests.support.servers import ACLServer, StartServer, TLSServer, wait_until
 
 QUICK = ("bench", "--plain", "--duration", "0.1", "--rounds", "1", "--threads", "2")
@@ -172,14 +173,14 @@ def test_a_server_that_dies_in_the_run_ends_in_status_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = start_server()
-    real = bench_rounds.call_worker
+    real = rounds.call_worker
 
     def killing(task: Task) -> Measured:
         measured = real(task)
         server.kill()
         return measured
 
-    monkeypatch.setattr(bench_rounds, "call_worker", killing)
+    monkeypatch.setattr(rounds, "call_worker", killing)
     assert main([*QUICK, "--url", server.url]) == 1
     told = capsys.readouterr().err
     assert "bench: the server failed" in told
@@ -287,7 +288,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(
 def test_a_plot_without_matplotlib_is_refused_and_the_extra_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_plot, "can_plot", lambda: False)
+    monkeypatch.setattr(plot, "can_plot", lambda: False)
     assert main([*QUICK, "--plot", str(tmp_path / "x.svg")]) == 2
     assert 'pip install "redis-cpool[plot]"' in capsys.readouterr().err
 
@@ -326,8 +327,8 @@ def test_the_sides_take_turns_and_every_second_round_is_reversed(
         called.append((task.side, task.round))
         return Measured(1, 1, 1.0, 1.0, {}, {}, None, None, None, None, {})
 
-    monkeypatch.setattr(bench_rounds, "call_worker", note)
-    with bench_rounds.prepared(a_plan(fresh_db.url), warn=pytest.fail) as prepared:
+    monkeypatch.setattr(rounds, "call_worker", note)
+    with rounds.prepared(a_plan(fresh_db.url), warn=pytest.fail) as prepared:
         prepared.blocks(lambda text: None)
     assert called == [(REDIS_PY, 0), (CLIENT, 0), (CLIENT, 1), (REDIS_PY, 1)]
 
@@ -346,7 +347,7 @@ def test_the_url_reaches_the_worker_by_stdin_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_rounds, "WORKER_SPARE_S", 0.0)
+    monkeypatch.setattr(rounds, "WORKER_SPARE_S", 0.0)
     with pytest.raises(RunFailed, match="hung"):
         call_worker(a_task("redis://127.0.0.1:1", seconds=1e-6))
 
@@ -379,9 +380,9 @@ def test_a_missing_hiredis_is_told(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "HIREDIS_AVAILABLE", False)
+    monkeypatch.setattr(command, "HIREDIS_AVAILABLE", False)
     assert main([*QUICK, "--url", fresh_db.url]) == 0
-    assert bench_warnings.NO_HIREDIS in " ".join(capsys.readouterr().out.split())
+    assert caveats.NO_HIREDIS in " ".join(capsys.readouterr().out.split())
 
 
 # -- one measurement --------------------------------------------------------------------
@@ -515,3 +516,13 @@ def test_keys_and_bytes_are_bounded(value_bytes: int) -> None:
 def test_equal_rounds_draw_equal_calls_and_others_differ() -> None:
     load = a_load()
     assert schedule(load, 1) == schedule(load, 1) != schedule(load, 2)
+
+
+def test_the_password_of_a_mistyped_option_is_not_repeated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--ulr", "redis://user:p@ss@host:1/0"])
+    shown = capsys.readouterr().err
+    assert "--ulr redis://***@host:1/0" in shown
+    assert "p@ss" not in shown

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpool.tools import bench_report, bench_rounds
-from cpool.tools import bench_warnings as warned
-from cpool.tools.bench_histogram import RELATIVE_ERROR, Histogram
-from cpool.tools.bench_report import Report, as_data, gain
-from cpool.tools.bench_rounds import Block, Plan, is_local, masked, place
-from cpool.tools.bench_worker import Measured, ServerWatch
-from cpool.tools.bench_workload import parse_mix
+from cpool.tools.bench import caveats as warned
+from cpool.tools.bench import report
+from cpool.tools.bench.histogram import RELATIVE_ERROR, Histogram
+from cpool.tools.bench.report import Report, as_data, gain
+from cpool.tools.bench.rounds import Block, Plan, is_local, masked, place, so_far
+from cpool.tools.bench.worker import Measured, ServerWatch
+from cpool.tools.bench.workload import parse_mix
 from cpool.tools.figures import percentile
-from cpool.tools.report import CLIENT, REDIS_PY
+from cpool.tools.sides import CLIENT, REDIS_PY
 
 PERCENTS = (0, 50, 99, 99.9, 100)
 TIMES_NS = st.integers(min_value=0, max_value=2**62)
@@ -226,7 +226,7 @@ def test_a_busy_machine_a_missing_hiredis_and_a_local_server_are_warned_of() -> 
 def test_a_gain_is_above_one_where_cpool_is_better_whatever_the_figure() -> None:
     faster = {"p50_ms": 0.5, "p99_ms": 0.5, "p999_ms": 0.5}
     block = a_block(elapsed_s=0.5, latency_ms=faster, cpu_s=0.1)
-    found = {m.name: gain(block, CLIENT, m.name) for m in bench_report.METRICS}
+    found = {m.name: gain(block, CLIENT, m.name) for m in report.METRICS}
     assert {name: spread and spread.median for name, spread in found.items()} == {
         "ops_per_s": 2.0,
         "p50_ms": 2.0,
@@ -244,8 +244,8 @@ def test_a_gain_is_the_median_of_the_rounds_own_ratios() -> None:
     spread = gain(Block(1, rounds), CLIENT, "ops_per_s")
     assert spread is not None
     assert (spread.lowest, spread.median, spread.highest) == (2.0, 3.0, 4.0)
-    assert bench_rounds.so_far(rounds) == " (so far 3.00x redis-py's ops/s)"
-    assert bench_rounds.so_far([]) == ""
+    assert so_far(rounds) == " (so far 3.00x redis-py's ops/s)"
+    assert so_far([]) == ""
 
 
 # -- the report -------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_the_data_are_json_with_every_rounds_figures_and_without_the_url() -> No
 def test_table_notes_and_warnings_are_shown_without_the_password(
     plain: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench_report.show(a_report(a_block(errors={"Oops: no": 1})), plain=plain)
+    report.show(a_report(a_block(errors={"Oops: no": 1})), plain=plain)
     shown = capsys.readouterr().out
     assert "Redis 8.0 at db.example:7000 (--url)" in shown
     assert "WARNING: Beware." in shown

@@ -13,11 +13,13 @@ import pytest
 import redis
 
 from cpool.__main__ import main
-from cpool.tools import demo, report, servers, workload
-from cpool.tools.crash import Crash, Recovery, lost_slots
-from cpool.tools.report import CLIENT, CPOOL, NO_POOL, REDIS_PY, Report
+from cpool.tools import servers
+from cpool.tools.demo import command, report, workload
+from cpool.tools.demo.crash import Crash, Recovery, lost_slots
+from cpool.tools.demo.report import Report
+from cpool.tools.demo.workload import Round, Tally
 from cpool.tools.servers import EmbeddedServer
-from cpool.tools.workload import Round, Tally
+from cpool.tools.sides import CLIENT, CPOOL, NO_POOL, REDIS_PY
 from tests.support.servers import ACLServer, StartServer
 
 QUICK = ("demo", "--plain", "--seconds", "0.3", "--threads", "3")
@@ -99,13 +101,13 @@ def test_wrong_replies_end_in_status_1(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make = demo.make_pool
+    make = command.make_pool
 
     def make_wrong(side: str, url: str, max_connections: int) -> Any:
         url += "?decode_responses=yes" if side == CPOOL else ""
         return make(side, url, max_connections)
 
-    monkeypatch.setattr(demo, "make_pool", make_wrong)
+    monkeypatch.setattr(command, "make_pool", make_wrong)
     assert main([*QUICK, "--url", fresh_db.url]) == 1
     shown = capsys.readouterr().out
     assert "RESULTS DISAGREE" in shown and "All results agree" not in shown

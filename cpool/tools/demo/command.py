@@ -19,24 +19,21 @@ from urllib.parse import urlsplit
 
 import redis
 
-from cpool.tools.crash import Crash
+from cpool.tools.demo.crash import Crash
+from cpool.tools.demo.report import Report, Results, print_plain, print_rich
+from cpool.tools.demo.workload import measure
 from cpool.tools.machine import server_name
-from cpool.tools.report import (
+from cpool.tools.progress import Step, progress
+from cpool.tools.servers import INSTALL_HINT, EmbeddedServer, ServerError, find_server
+from cpool.tools.sides import (
     CLIENT,
     CPOOL,
     NO_POOL,
     REDIS_PY,
     SIDES,
-    Report,
-    Results,
-    Step,
-    print_plain,
-    print_rich,
-    progress,
+    client_class,
     threads_text,
 )
-from cpool.tools.servers import INSTALL_HINT, EmbeddedServer, ServerError, find_server
-from cpool.tools.workload import measure
 
 ROUNDS = 5
 POOLED = (REDIS_PY, CPOOL, CLIENT)
@@ -71,13 +68,6 @@ def make_pool(side: str, url: str, max_connections: int) -> Any:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
     )
-
-
-def client_class(side: str) -> type[redis.Redis]:
-    """Return the class of one side's client."""
-    import cpool
-
-    return cpool.Redis if side == CLIENT else redis.Redis
 
 
 def compare(pools: dict[str, Any], threads: int, seconds: float, step: Step) -> Results:

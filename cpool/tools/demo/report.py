@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cpool.tools.crash import RETRY_PAUSE_S, Recovery
+from cpool.tools.demo.crash import RETRY_PAUSE_S, Recovery
+from cpool.tools.demo.workload import REPLIES_PER_BATCH, Round
+from cpool.tools.sides import CLIENT, CPOOL, NO_POOL, REDIS_PY, SIDES, threads_text
 from cpool.tools.tables import plain_table
-from cpool.tools.workload import REPLIES_PER_BATCH, Round
 
-NO_POOL, REDIS_PY, CPOOL, CLIENT = "no pool", "redis-py", "cpool pool", "cpool.Redis"
-SIDES = {
-    NO_POOL: "redis.Redis, a new connection for each command",
-    REDIS_PY: "redis.Redis on redis.ConnectionPool",
-    CPOOL: "redis.Redis on cpool.ConnectionPool",
-    CLIENT: "cpool.Redis on cpool.ConnectionPool",
-}
 SHOWN_PROBLEMS = 10
 PLAIN_WIDTH = 99
 
 Results = dict[tuple[str, int], list[Round]]
-Step = Callable[[str], None]
 
 
 def ratio(results: Results, side: str, threads: int) -> float:
@@ -33,11 +24,6 @@ def ratio(results: Results, side: str, threads: int) -> float:
     if len(rounds) == 2:
         base = [base[0], base[-1]]
     return statistics.median(a.rate / b.rate for a, b in zip(rounds, base, strict=True))
-
-
-def threads_text(n: int) -> str:
-    """Return e.g. "1 thread"."""
-    return f"{n} thread" if n == 1 else f"{n} threads"
 
 
 @dataclass
@@ -172,22 +158,3 @@ def print_rich(report: Report) -> None:
     console.print(*report.notes(), sep="\n", style="dim", markup=False)
     style = "bold red" if report.problems() else "green"
     console.print(*report.verdict(), sep="\n", style=style, markup=False)
-
-
-@contextlib.contextmanager
-def progress(plain: bool, total: int) -> Iterator[Step]:
-    """Give a function that shows the next step on stderr."""
-    if plain:
-        yield lambda text: print(f"... {text}", file=sys.stderr, flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-
-        def show(text: str) -> None:
-            bar.update(task, description=text, advance=1)
-
-        yield show

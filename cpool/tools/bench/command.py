@@ -17,9 +17,9 @@ from typing import Any
 
 from redis.utils import HIREDIS_AVAILABLE
 
-from cpool.tools import bench_plot, bench_warnings
-from cpool.tools.bench_report import Report, as_data, show
-from cpool.tools.bench_rounds import (
+from cpool.tools.bench import caveats, plot
+from cpool.tools.bench.report import Report, as_data, show
+from cpool.tools.bench.rounds import (
     CannotRun,
     Plan,
     RunFailed,
@@ -28,9 +28,9 @@ from cpool.tools.bench_rounds import (
     check_url,
     prepared,
 )
-from cpool.tools.bench_workload import COMMANDS, parse_mix
+from cpool.tools.bench.workload import COMMANDS, parse_mix
 from cpool.tools.machine import machine_facts, server_name
-from cpool.tools.report import progress
+from cpool.tools.progress import progress
 from cpool.tools.servers import EmbeddedServer, ServerError, find_server
 from cpool.tools.tables import has_rich
 
@@ -148,8 +148,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE",
-        help=f"draw the figures there: {', '.join(bench_plot.ENDINGS)}; needs matplotlib"
-        f" ({bench_plot.INSTALL_HINT})",
+        help=f"draw the figures there: {', '.join(plot.ENDINGS)}; needs matplotlib"
+        f" ({plot.INSTALL_HINT})",
     )
     add("--plain", action="store_true", help="plain text, no colours")
 
@@ -217,11 +217,11 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise CannotRun(f"{option}: {path} can't be written")
     if arguments.plot is None:
         return
-    if arguments.plot.suffix not in bench_plot.ENDINGS:
-        endings = ", ".join(bench_plot.ENDINGS)
+    if arguments.plot.suffix not in plot.ENDINGS:
+        endings = ", ".join(plot.ENDINGS)
         raise CannotRun(f"--plot: the file's name must end with one of {endings}")
-    if not bench_plot.can_plot():
-        raise CannotRun(f"--plot needs matplotlib: {bench_plot.INSTALL_HINT}")
+    if not plot.can_plot():
+        raise CannotRun(f"--plot needs matplotlib: {plot.INSTALL_HINT}")
 
 
 def _is_writable(path: Path) -> bool:
@@ -237,12 +237,11 @@ def _report(arguments: argparse.Namespace) -> Report:
         plan = _plan(arguments, url)
         check_plan(plan)
         bench = stack.enter_context(prepared(plan, warn=_say))
-        # A step is counted when it begins: one more, or the last would look done.
-        step = stack.enter_context(progress(_is_plain(arguments), total=plan.slices + 1))
+        step = stack.enter_context(progress(_is_plain(arguments), total=plan.slices))
         blocks = bench.blocks(step)
         warnings = [
-            *bench_warnings.before_the_run(plan, machine, HIREDIS_AVAILABLE),
-            *bench_warnings.of_the_rounds(plan, blocks),
+            *caveats.before_the_run(plan, machine, HIREDIS_AVAILABLE),
+            *caveats.of_the_rounds(plan, blocks),
         ]
         return Report(plan, machine, server_name(bench.info), source, blocks, warnings)
 
@@ -281,7 +280,7 @@ def _write_files(arguments: argparse.Namespace, report: Report) -> int:
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(as_data(report), indent=1) + "\n")
         if arguments.plot is not None:
-            bench_plot.plot(report, arguments.plot)
+            plot.plot(report, arguments.plot)
     except OSError as error:
         _say(str(error))
         return ERRORS_HAPPENED

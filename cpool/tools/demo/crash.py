@@ -11,8 +11,8 @@ from typing import Any
 
 import redis
 
+from cpool.tools.demo.workload import Round, Tally, expected_batch, measure, run_batch, run_threads
 from cpool.tools.servers import EmbeddedServer
-from cpool.tools.workload import Round, Tally, expected_batch, measure, run_batch, run_threads
 
 RECOVERY_TIMEOUT_S = 5.0
 RETRY_PAUSE_S = 0.005

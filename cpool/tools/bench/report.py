@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cpool.tools.bench_rounds import Block, Plan, place
+from cpool.tools.bench.rounds import Block, Plan, place
 from cpool.tools.figures import Spread, paired_ratio
-from cpool.tools.report import CLIENT, REDIS_PY, SIDES, threads_text
+from cpool.tools.sides import CLIENT, REDIS_PY, SIDES, threads_text
 from cpool.tools.tables import print_table
 
 WIDTH = 99

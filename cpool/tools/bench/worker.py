@@ -1,6 +1,6 @@
 """One side's process: it measures one client for a while and says what it saw.
 
-Started as `python -m cpool.tools.bench_worker`. The task comes by stdin, because a command
+Started as `python -m cpool.tools.bench.worker`. The task comes by stdin, because a command
 line, and with it a password, can be read by everybody on the machine; the result leaves as
 JSON by stdout.
 """
@@ -23,11 +23,10 @@ from typing import Any
 
 import redis
 
-from cpool.tools.bench_histogram import Histogram
-from cpool.tools.bench_workload import Operation, Scheduled, Workload, check_replies, schedule
-from cpool.tools.demo import client_class
+from cpool.tools.bench.histogram import Histogram
+from cpool.tools.bench.workload import Operation, Scheduled, Workload, check_replies, schedule
 from cpool.tools.machine import busy_between, cpu_ticks
-from cpool.tools.report import CLIENT, REDIS_PY
+from cpool.tools.sides import CLIENT, REDIS_PY, client_class
 
 WARM_UP_SHARE = 0.1
 MOST_ERROR_TEXTS = 5

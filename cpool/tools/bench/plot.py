@@ -8,10 +8,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from cpool.tools.bench_report import METRIC, Metric, Report, gain, spread
-from cpool.tools.bench_rounds import Block
+from cpool.tools.bench.report import METRIC, Metric, Report, gain, spread
+from cpool.tools.bench.rounds import Block
 from cpool.tools.figures import Spread
-from cpool.tools.report import CLIENT, CPOOL, REDIS_PY
+from cpool.tools.sides import CLIENT, CPOOL, REDIS_PY
 
 INSTALL_HINT = 'pip install "redis-cpool[plot]"'
 ENDINGS = (".svg", ".png", ".pdf")

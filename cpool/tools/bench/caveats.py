@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cpool.tools.bench_report import gain
-from cpool.tools.bench_rounds import Block, Plan, is_local
-from cpool.tools.bench_worker import Measured
-from cpool.tools.report import CLIENT, threads_text
+from cpool.tools.bench.report import gain
+from cpool.tools.bench.rounds import Block, Plan, is_local
+from cpool.tools.bench.worker import Measured
+from cpool.tools.sides import CLIENT, threads_text
 
 BUSY_BEFORE_PERCENT = 10
 CLIENT_MACHINE_PERCENT = 95

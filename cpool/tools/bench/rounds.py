@@ -16,10 +16,10 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 import redis
 
-from cpool.tools.bench_worker import Measured, Task
-from cpool.tools.bench_workload import Workload, remove, seed
+from cpool.tools.bench.worker import Measured, Task
+from cpool.tools.bench.workload import Workload, remove, seed
 from cpool.tools.figures import paired_ratio
-from cpool.tools.report import CLIENT, CPOOL, REDIS_PY, threads_text
+from cpool.tools.sides import CLIENT, CPOOL, REDIS_PY, threads_text
 
 SCHEMES = ("redis", "rediss", "unix")
 # A URL's options win over arguments; these would make the sides' pools differ, or fail.
@@ -233,7 +233,7 @@ def so_far(rounds: list[Round]) -> str:
 
 def call_worker(task: Task) -> Measured:
     """Do a task in a process of its own; raises RunFailed. Interrupted, it ends the process."""
-    command = [sys.executable, "-m", "cpool.tools.bench_worker"]
+    command = [sys.executable, "-m", "cpool.tools.bench.worker"]
     limit_s = 2 * task.seconds + WORKER_SPARE_S
     try:
         done = subprocess.run(
