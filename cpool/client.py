@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from types import CellType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis.client
 from redis._parsers import helpers
@@ -21,7 +22,14 @@ from cpool.originals import original
 from cpool.pool import ConnectionPool
 from cpool.standin import ClientStandIn
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from cpool.arguments import ClientArguments, UrlArguments
+
 __all__ = ["Pipeline", "Redis", "StrictRedis", "from_url"]
+
+_Client = TypeVar("_Client", bound="Redis")
 
 _client.set_originals(
     {
@@ -112,13 +120,48 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     Thread-safe as redis-py's.
     """
 
-    __init__ = _client.compiled_init(
-        _init_on_our_pool({}), frozenset(_POOL_OPTIONS), _init_with_options
-    )
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            host: str = "localhost",
+            port: int = 6379,
+            db: int = 0,
+            password: str | None = None,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            **kwargs: Unpack[ClientArguments],
+        ) -> None: ...
+        @overload  # type: ignore[override]  # redis-py's takes any keyword
+        @classmethod
+        def from_url(
+            cls: type[_Client],
+            url: str,
+            *,
+            single_connection_client: bool = False,
+            **kwargs: Unpack[UrlArguments],
+        ) -> _Client: ...
+        @overload
+        @classmethod
+        def from_url(
+            cls: type[_Client], url: str, *, connection_class: Callable[..., Any], **kwargs: Any
+        ) -> _Client: ...
+        @classmethod
+        def from_url(cls: type[_Client], url: str, **kwargs: Any) -> _Client: ...
+        @classmethod
+        def from_pool(cls: type[_Client], connection_pool: redis.ConnectionPool) -> _Client: ...
+        def client(self: _Client) -> _Client: ...
+        def __enter__(self: _Client) -> _Client: ...
+    else:
+        __init__ = _client.compiled_init(
+            _init_on_our_pool({}), frozenset(_POOL_OPTIONS), _init_with_options
+        )
+        from_url = classmethod(
+            _with_names(
+                vars(_redis_client)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
+            )
+        )
     _execute_command = _client.execute_command
-    from_url: Any = classmethod(
-        _with_names(vars(_redis_client)["from_url"].__func__, {"ConnectionPool": ConnectionPool})
-    )
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         """Return a new pipeline, as redis-py's method does: a `cpool.Pipeline`."""
@@ -132,17 +175,20 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
     memory beside the commands and the results. Not thread-safe, as redis-py's.
     """
 
-    pipeline_execute_command = _pipeline.stack_command
+    pipeline_execute_command: Any = _pipeline.stack_command
+    if TYPE_CHECKING:
+
+        def __enter__(self: _Client) -> _Client: ...
 
 
-Redis.__init__.__signature__ = _signature.replace(
+_shown: Any = Redis.__init__
+_shown.__signature__ = _signature.replace(
     parameters=[*_signature.parameters.values(), *_POOL_OPTIONS.values()]
 )
-Redis.__init__.__doc__ = _redis_init.__doc__
+_shown.__doc__ = _redis_init.__doc__
 StrictRedis = Redis
 
 
 def from_url(url: str, **kwargs: Any) -> Redis:
     """Return a client configured from a URL, as `redis.from_url`."""
-    client: Redis = Redis.from_url(url, **kwargs)
-    return client
+    return Redis.from_url(url, **kwargs)

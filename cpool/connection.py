@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
@@ -21,6 +21,15 @@ from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnecti
 from cpool import _conn, _resp, _retry, _session
 from cpool.originals import original
 from cpool.standin import StandIn
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from cpool.arguments import (
+        TCPConnectionArguments,
+        TLSConnectionArguments,
+        UnixConnectionArguments,
+    )
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -124,8 +133,8 @@ class _ConnectionMixin(_conn.ConnBase):
         max_bulk_bytes: int = _resp.DEFAULT_MAX_BULK_BYTES,
         max_nesting_depth: int = _resp.DEFAULT_MAX_DEPTH,
     ) -> None:
-        self.max_bulk_bytes = _limit("max_bulk_bytes", max_bulk_bytes)
-        self.max_nesting_depth = _limit("max_nesting_depth", max_nesting_depth)
+        self.max_bulk_bytes: int = _limit("max_bulk_bytes", max_bulk_bytes)
+        self.max_nesting_depth: int = _limit("max_nesting_depth", max_nesting_depth)
 
     def set_parser(self, parser_class: type) -> None:
         """Make the connection's parser: the compiled one in place of redis-py's
@@ -286,7 +295,16 @@ class Connection(_ConnectionMixin, redis.connection.Connection, metaclass=StandI
     `max_nesting_depth` (default 512, at most 1024); a reply beyond them raises InvalidResponse.
     """
 
-    __init__ = _constructor(redis.connection.Connection)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            host: str = "localhost",
+            port: int = 6379,
+            **kwargs: Unpack[TCPConnectionArguments],
+        ) -> None: ...
+    else:
+        __init__ = _constructor(redis.connection.Connection)
     host = _conn.host_property
 
 
@@ -295,7 +313,17 @@ class SSLConnection(Connection, redis.connection.SSLConnection):
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
 
-    __init__ = _constructor(redis.connection.SSLConnection)
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            host: str = "localhost",
+            port: int = 6379,
+            **kwargs: Unpack[TLSConnectionArguments],
+        ) -> None: ...
+    else:
+        __init__ = _constructor(redis.connection.SSLConnection)
 
 
 class UnixDomainSocketConnection(
@@ -303,4 +331,9 @@ class UnixDomainSocketConnection(
 ):
     """A connection by unix socket: `redis.UnixDomainSocketConnection`."""
 
-    __init__ = _constructor(redis.connection.UnixDomainSocketConnection)
+    if TYPE_CHECKING:
+        host: Any  # abstract in redis-py
+
+        def __init__(self, path: str = "", **kwargs: Unpack[UnixConnectionArguments]) -> None: ...
+    else:
+        __init__ = _constructor(redis.connection.UnixDomainSocketConnection)

@@ -12,8 +12,8 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import redis.connection
 from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
@@ -26,6 +26,14 @@ from cpool.connection import Connection
 from cpool.originals import original
 from cpool.standin import StandIn
 from cpool.stats import PoolStats
+
+if TYPE_CHECKING:
+    from redis.cache import CacheFactoryInterface
+    from redis.maint_notifications import MaintNotificationsConfig
+    from typing_extensions import Unpack
+
+    from cpool.arguments import PoolArguments, UrlArguments
+    from cpool.connection import UnixDomainSocketConnection
 
 __all__ = ["BlockingConnectionPool", "ConnectionPool"]
 
@@ -66,6 +74,33 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     _exhausted_text = "Too many connections"
 
+    # A connection class of somebody's own takes whatever keywords it likes.
+    @overload
+    def __init__(
+        self,
+        connection_class: type[Connection] | type[UnixDomainSocketConnection] = ...,
+        max_connections: int | None = None,
+        cache_factory: CacheFactoryInterface | None = None,
+        maint_notifications_config: MaintNotificationsConfig | None = None,
+        *,
+        timeout: float | None = 0,
+        max_waiting: int | None = None,
+        order: Literal["lifo", "fifo"] = "lifo",
+        name: str | None = None,
+        **connection_kwargs: Unpack[PoolArguments],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        connection_class: Callable[..., Any],
+        max_connections: int | None = None,
+        *args: Any,
+        timeout: float | None = 0,
+        max_waiting: int | None = None,
+        order: Literal["lifo", "fifo"] = "lifo",
+        name: str | None = None,
+        **connection_kwargs: Any,
+    ) -> None: ...
     def __init__(
         self,
         connection_class: Any = Connection,
@@ -78,7 +113,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         **connection_kwargs: Any,
     ) -> None:
         self._order = options.one_of("order", order, ("lifo", "fifo"))
-        self.name = options.text_or_none("name", name)
+        self.name: str | None = options.text_or_none("name", name)
         self.timeout = timeout
         self.max_waiting = max_waiting
         # By name, not by super(): the blocking pool's constructor comes between.
@@ -95,6 +130,14 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._watch(*metrics.SWITCHES, listeners, AfterConnectionReleasedEvent)
         _live_pools.add(self)
 
+    @overload  # type: ignore[override]  # redis-py's takes any keyword
+    @classmethod
+    def from_url(cls: type[_Pool], url: str, **kwargs: Unpack[UrlArguments]) -> _Pool: ...
+    @overload
+    @classmethod
+    def from_url(
+        cls: type[_Pool], url: str, *, connection_class: Callable[..., Any], **kwargs: Any
+    ) -> _Pool: ...
     @classmethod
     def from_url(cls: type[_Pool], url: str, **kwargs: Any) -> _Pool:
         """Return a pool configured from a URL, as `redis.ConnectionPool.from_url`.
@@ -147,7 +190,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._pool_ready = True
         self._reclaimed_told = 0
         self._new_slots(self.max_connections, self._order == "fifo")
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
 
     def _checkpid(self) -> None:
         if self._is_forked() or self.pid != os.getpid():
@@ -412,6 +455,31 @@ class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnection
 
     _exhausted_text = "No connection available."
 
+    @overload
+    def __init__(
+        self,
+        max_connections: int = 50,
+        timeout: float | None = 20,
+        connection_class: type[Connection] | type[UnixDomainSocketConnection] = ...,
+        queue_class: type[queue.Queue[Any]] = ...,
+        *,
+        cache_factory: CacheFactoryInterface | None = None,
+        maint_notifications_config: MaintNotificationsConfig | None = None,
+        max_waiting: int | None = None,
+        order: Literal["lifo", "fifo"] = ...,
+        name: str | None = None,
+        **connection_kwargs: Unpack[PoolArguments],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_connections: int = 50,
+        timeout: float | None = 20,
+        *,
+        connection_class: Callable[..., Any],
+        queue_class: type[queue.Queue[Any]] = ...,
+        **kwargs: Any,
+    ) -> None: ...
     def __init__(
         self,
         max_connections: int = 50,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, overload
 
 import redis.sentinel
 from redis.exceptions import ConnectionError, ReadOnlyError
@@ -10,6 +11,11 @@ from redis.exceptions import ConnectionError, ReadOnlyError
 from cpool import _conn
 from cpool.connection import SENTINEL, Connection, SSLConnection
 from cpool.pool import ConnectionPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from cpool.arguments import SentinelPoolArguments
 
 __all__ = [
     "SentinelConnectionPool",
@@ -61,6 +67,26 @@ class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPo
     Same arguments as redis-py's, and the options of `cpool.ConnectionPool`.
     """
 
+    @overload
+    def __init__(
+        self,
+        service_name: str,
+        sentinel_manager: redis.sentinel.Sentinel,
+        *,
+        is_master: bool = True,
+        check_connection: bool = False,
+        connection_class: type[SentinelManagedConnection] = ...,
+        **kwargs: Unpack[SentinelPoolArguments],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        service_name: str,
+        sentinel_manager: redis.sentinel.Sentinel,
+        *,
+        connection_class: Callable[..., Any],
+        **kwargs: Any,
+    ) -> None: ...
     def __init__(self, service_name: str, sentinel_manager: Any, **kwargs: Any) -> None:
         tls = kwargs.pop("ssl", False)
         default = SentinelManagedSSLConnection if tls else SentinelManagedConnection

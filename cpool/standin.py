@@ -9,7 +9,7 @@ redis-py's answers as that would; at any other time it answers for itself.
 from __future__ import annotations
 
 from abc import ABCMeta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.client
 
@@ -38,5 +38,11 @@ class StandIn(ABCMeta):
         return type.__subclasscheck__(redis_class, subclass)
 
 
-class ClientStandIn(StandIn, type(redis.client.Redis)):  # type: ignore[misc]
+if TYPE_CHECKING:  # a class made at run time would turn clients into Any
+    _ClientMeta = ABCMeta
+else:
+    _ClientMeta = type(redis.client.Redis)
+
+
+class ClientStandIn(StandIn, _ClientMeta):
     """The same for clients, whose commands are protocols to redis-py."""

@@ -1,38 +1,114 @@
-"""What a type checker must make of cpool. mypy checks it (see .ci/lint); nothing runs it."""
+"""What type checkers must make of cpool: mypy and pyright (.ci/lint). Nothing runs it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
+from redis.backoff import NoBackoff
 from redis.connection import Connection
+from redis.exceptions import MaxConnectionsError
+from redis.retry import Retry
 from redis.sentinel import Sentinel
-from typing_extensions import assert_type
+from typing_extensions import Unpack, assert_type
 
 import cpool
+from cpool.arguments import ClientArguments
+
+# Pools
 
 pool = cpool.ConnectionPool(host="localhost", max_connections=3, timeout=None, order="fifo")
+cpool.ConnectionPool(cpool.SSLConnection, 3, ssl_ca_certs="ca.pem", max_bulk_bytes=2**20)
+cpool.ConnectionPool(connection_class=cpool.UnixDomainSocketConnection, path="/redis.sock")
 assert_type(cpool.ConnectionPool.from_url("redis://localhost"), cpool.ConnectionPool)
-assert_type(cpool.BlockingConnectionPool.from_url("unix:///s"), cpool.BlockingConnectionPool)
-with cpool.BlockingConnectionPool(timeout=0.5) as entered:
+assert_type(
+    cpool.BlockingConnectionPool.from_url("unix:///s", db=1, max_waiting=8),
+    cpool.BlockingConnectionPool,
+)
+with cpool.BlockingConnectionPool(timeout=0.5, decode_responses=True) as entered:
     assert_type(entered, cpool.BlockingConnectionPool)
 
 assert_type(pool.get_connection(), Connection)
+assert_type(pool.timeout, float | None)
+assert_type(pool.name, str | None)
 assert_type(pool.stats(), cpool.PoolStats)
 assert_type(pool.stats().waiting, int)
 assert_type(pool.stats().longest_wait_s, float)
 
+
+class TenantPool(cpool.ConnectionPool):
+    """A subclass: `from_url` returns it."""
+
+
+class TenantConnection(cpool.Connection):
+    """A connection class of one's own, with a keyword of its own."""
+
+    def __init__(self, tenant: str, **kwargs: Any) -> None: ...
+
+
+assert_type(TenantPool.from_url("redis://localhost"), TenantPool)
+cpool.ConnectionPool(connection_class=TenantConnection, tenant="a", timeout=1)
+cpool.BlockingConnectionPool(connection_class=TenantConnection, tenant="a")
+TenantPool.from_url("redis://localhost", connection_class=TenantConnection, tenant="a")
+
 as_redis_py: redis.ConnectionPool = pool
 redis.Redis(connection_pool=pool)
 redis.Redis.from_pool(cpool.BlockingConnectionPool())
-Sentinel([("localhost", 26379)]).master_for(
-    "mymaster", connection_pool_class=cpool.SentinelConnectionPool
-)
+sentinel = Sentinel([("localhost", 26379)])
+sentinel.master_for("mymaster", connection_pool_class=cpool.SentinelConnectionPool)
+cpool.SentinelConnectionPool("mymaster", sentinel, is_master=False, max_connections=3)
 try:
     pool.get_connection()
-except redis.exceptions.MaxConnectionsError as error:
+except MaxConnectionsError as error:
     assert isinstance(error, cpool.ConnectionPoolTimeoutError)
+
+# Clients
+
+r = cpool.Redis("localhost", 6379, 0, "secret", max_connections=3, timeout=1, order="lifo")
+cpool.Redis(retry=Retry(NoBackoff(), 3), ssl=True, ssl_cert_reqs="none")
+client_of_redis_py: redis.Redis = r
+assert_type(r.get("key"), bytes | str | None)
+assert_type(r.incr("key"), int)
+assert_type(r.pipeline(), cpool.Pipeline)
+assert_type(r.client(), cpool.Redis)
+assert_type(cpool.from_url("redis://localhost"), cpool.Redis)
+assert_type(cpool.Redis.from_url("redis://localhost", max_waiting=3), cpool.Redis)
+assert_type(cpool.Redis.from_pool(pool), cpool.Redis)
+with cpool.Redis() as entered_client, entered_client.pipeline(transaction=False) as pipe:
+    assert_type(entered_client, cpool.Redis)
+    assert_type(pipe, cpool.Pipeline)
+    assert_type(pipe.execute(), list[Any])
+
+
+class TenantClient(cpool.Redis):
+    """A subclass, which hands its arguments on and keeps their names for the editor."""
+
+    def __init__(self, tenant: str, **kwargs: Unpack[ClientArguments]) -> None:
+        super().__init__(**kwargs)
+
+
+assert_type(TenantClient("a", health_check_interval=30).client(), TenantClient)
+assert_type(TenantClient.from_url("redis://localhost"), TenantClient)
+
+# The switch
+
+assert_type(cpool.fast_path.stats().taken, int)
+assert_type(cpool.fast_path.stats().refused, dict[str, int])
 
 # An ignored error that is none is an error: these must be refused.
 pool.stats().open = 1  # type: ignore[misc]
-cpool.ConnectionPool(timeout="1")  # type: ignore[arg-type]
-cpool.ConnectionPool(order=1)  # type: ignore[arg-type]
-cpool.BlockingConnectionPool(max_connections="3")  # type: ignore[arg-type]
+cpool.ConnectionPool(timeout="1")  # type: ignore[call-overload]
+cpool.ConnectionPool(order=1)  # type: ignore[call-overload]
+cpool.ConnectionPool(order="newest")  # type: ignore[call-overload]
+cpool.ConnectionPool(hots="localhost")  # type: ignore[call-overload]
+cpool.BlockingConnectionPool(max_connections="3")  # type: ignore[call-overload]
+cpool.BlockingConnectionPool(max_wait=3)  # type: ignore[call-overload]
+cpool.SentinelConnectionPool("mymaster", sentinel, is_mastr=True)  # type: ignore[call-overload]
+TenantPool.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
+cpool.Connection(hots="localhost")  # type: ignore[call-arg]
+cpool.SSLConnection(ssl_keyfil="key.pem")  # type: ignore[call-arg]
+cpool.UnixDomainSocketConnection(path=3)  # type: ignore[arg-type]
+cpool.Redis(max_conections=3)  # type: ignore[call-arg]
+cpool.Redis(timeout="1")  # type: ignore[arg-type]
+cpool.Redis.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
+r.no_such_command()  # type: ignore[attr-defined]

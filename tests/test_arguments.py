@@ -1,0 +1,64 @@
+"""The types of `**kwargs` name what redis-py's constructors take, and cpool's options."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+import cpool
+from cpool import arguments
+from tests.support.signatures import keywords_of, redis_py_is_the_newest
+
+LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
+OPTIONS = {"timeout", "max_waiting", "order", "name"}
+# What redis-py's pools take out of their keywords before they hand them on.
+OF_POOLS = {"cache", "cache_config", "ssl"}
+BY_POSITION = {
+    cpool.Redis: {"host", "port", "db", "password", "socket_timeout", "socket_connect_timeout"},
+    cpool.Connection: {"host", "port"},
+    cpool.SSLConnection: {"host", "port"},
+    cpool.UnixDomainSocketConnection: {"path"},
+}
+CASES = [
+    (cpool.Redis, redis.Redis, arguments.ClientArguments, OPTIONS | LIMITS),
+    (cpool.Connection, redis.Connection, arguments.TCPConnectionArguments, LIMITS),
+    (cpool.SSLConnection, redis.SSLConnection, arguments.TLSConnectionArguments, LIMITS),
+    (
+        cpool.UnixDomainSocketConnection,
+        redis.UnixDomainSocketConnection,
+        arguments.UnixConnectionArguments,
+        LIMITS,
+    ),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "typed", "own"), CASES)
+def test_the_types_name_every_argument_of_redis_py_and_ours(
+    ours: type, theirs: type, typed: type, own: set[str]
+) -> None:
+    names = set(typed.__annotations__) | BY_POSITION[ours]
+    expected = set(keywords_of(theirs)) | own
+    assert expected <= names
+    if redis_py_is_the_newest():
+        assert names == expected
+
+
+def test_a_pool_takes_what_its_connections_take() -> None:
+    of_connections = {
+        name for cls in BY_POSITION if cls is not cpool.Redis for name in keywords_of(cls)
+    }
+    names = set(arguments.PoolArguments.__annotations__)
+    # The pool's own parameter; it hands it on.
+    assert of_connections - {"maint_notifications_config"} <= names
+    if redis_py_is_the_newest():
+        assert names == of_connections - {"maint_notifications_config"} | OF_POOLS
+
+
+@pytest.mark.parametrize("cls", [cpool.ConnectionPool, cpool.BlockingConnectionPool])
+def test_from_url_takes_what_a_pool_takes(cls: type) -> None:
+    taken = set(keywords_of(cls)) - {"connection_class", "args", "kwargs"}
+    assert taken <= set(arguments.UrlArguments.__annotations__)
+    assert (
+        arguments.PoolArguments.__annotations__.keys()
+        < arguments.UrlArguments.__annotations__.keys()
+    )
