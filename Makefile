@@ -4,7 +4,7 @@ REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build lint test slow sanitizers fuzz suite package demo bench ci
+.PHONY: help build lint test slow sanitizers fuzz suite package docs demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,9 @@ suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|al
 
 package:  ## sdist and wheel into dist/, checked
 	.ci/package dist
+
+docs:  ## the site, into build/docs: pip install -e ".[docs]"
+	$(PYTHON) -m sphinx -W --keep-going -b html docs build/docs
 
 demo:  ## cpool against redis-py, with the server killed in the middle
 	$(PYTHON) -m cpool demo

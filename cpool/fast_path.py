@@ -16,18 +16,24 @@ __all__ = ["FastPathStats", "disable", "enable", "is_enabled", "reset_stats", "s
 
 @dataclass(frozen=True)
 class FastPathStats:
-    """How often commands (a pipeline counts as one) were one compiled call, and why not.
-
-    `refused` has one entry per reason: "switched off"; "client overridden" (a subclass or
-    a patch has its own parse_response or the like); "pool overridden" (no pool of ours, or
-    one with its own get_connection or release); "metrics on" (redis-py's are collected);
-    "command" (HIMPORT, or a name that is no str); "connection pinned" (a single-connection
-    client whose connection is not open and clean); "connection overridden" (a foreign
-    class, a wrapped or replaced method, a cache); "health check due"; "retry overridden".
-    """
+    """How often commands (a pipeline counts as one) were one compiled call, and why not."""
 
     taken: int
+    """Commands that were one compiled call."""
     refused: dict[str, int]
+    """Commands that took redis-py's own path, one entry per reason:
+
+    - "switched off";
+    - "client overridden": a subclass or a patch has its own parse_response or the like;
+    - "pool overridden": no pool of cpool's, or one with its own get_connection or release;
+    - "metrics on": redis-py's are collected;
+    - "command": HIMPORT, or a name that is no str;
+    - "connection pinned": a single-connection client whose connection is not open and clean;
+    - "connection overridden": a foreign class, a sentinel's connection, a wrapped or
+      replaced method, a cache;
+    - "health check due";
+    - "retry overridden".
+    """
 
 
 def stats() -> FastPathStats:

@@ -447,10 +447,15 @@ class QueueView:
 class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnectionPool):
     """A pool whose callers wait: `redis.BlockingConnectionPool` on a compiled core.
 
-    timeout: seconds to wait for a connection (default 20; None: for ever), then
-        ConnectionPoolTimeoutError, a MaxConnectionsError. queue_class: LifoQueue
-        (default) or Queue, which decides the order; nothing is kept in it. Callers
-        are served first come, first served, once they have waited 5 ms.
+    Takes the arguments of `cpool.ConnectionPool`. Different are:
+
+    max_connections: how many connections there may be.
+    timeout: seconds to wait for a connection (None: for ever), then
+        ConnectionPoolTimeoutError, a MaxConnectionsError.
+    queue_class: LifoQueue or Queue of the standard library, which decides the order;
+        nothing is kept in it.
+
+    Callers are served first come, first served, once they have waited 5 ms.
     """
 
     _exhausted_text = "No connection available."

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import redis
+
+import cpool
 
 NEWEST_REDIS_PY = (8, 1)  # whose arguments cpool's types and documents name
 
@@ -29,3 +32,14 @@ def keywords_of(cls: type) -> dict[str, inspect.Parameter]:
             break
     del found["self"]
     return found
+
+
+def own_options() -> dict[str, Any]:
+    """Return cpool's own options of pools and connections, with their defaults."""
+    pairs = [(cpool.ConnectionPool, redis.ConnectionPool), (cpool.Connection, redis.Connection)]
+    return {
+        name: parameter.default
+        for ours, theirs in pairs
+        for name, parameter in keywords_of(ours).items()
+        if name not in keywords_of(theirs)
+    }

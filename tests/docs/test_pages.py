@@ -1,0 +1,111 @@
+"""The pages hold: their Python runs, their options, names, commands and files exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import cpool
+from cpool import _client
+from cpool.__main__ import build_parser
+from cpool.tools.servers import EmbeddedServer
+from tests.support.examples import (
+    REDIS_PORT,
+    ROOT,
+    Block,
+    blocks_of,
+    files_in,
+    options_in,
+    run,
+)
+from tests.support.signatures import own_options
+
+SENTINEL_PORT = "26379"
+DOCS = ROOT / "docs"
+PAGES = {path.name: path for path in sorted(DOCS.glob("*.md"))}
+EXAMPLES = [block for path in PAGES.values() for block in blocks_of(path, "python")]
+
+
+def text_of(page: str) -> str:
+    """Return what a page says."""
+    return PAGES[page].read_text()
+
+
+def each(blocks: list[Block]) -> pytest.MarkDecorator:
+    """Parametrize a test by blocks."""
+    assert blocks
+    return pytest.mark.parametrize("block", blocks, ids=lambda block: block.name)
+
+
+@each([block for block in EXAMPLES if block.runs and SENTINEL_PORT not in block.source])
+def test_an_example_runs(block: Block, fresh_db: EmbeddedServer) -> None:
+    assert "import " in block.source, "an example is a program of its own"
+    run(block, {REDIS_PORT: fresh_db.port})
+
+
+@each([block for block in EXAMPLES if SENTINEL_PORT in block.source])
+def test_an_example_with_sentinels_runs(block: Block, request: pytest.FixtureRequest) -> None:
+    setup = request.getfixturevalue("sentinel_setup")
+    run(block, {SENTINEL_PORT: setup.addresses[0][1], "mymaster": setup.name})
+
+
+@each([block for block in EXAMPLES if not block.runs])
+def test_an_example_that_needs_more_than_a_server_compiles(block: Block) -> None:
+    block.compile()
+
+
+@each(EXAMPLES)
+def test_an_example_asserts_something_or_only_shows_a_form(block: Block) -> None:
+    assert "assert " in block.source or "print(" in block.source or not block.runs
+
+
+def test_the_options_are_all_of_cpools_own_with_their_defaults() -> None:
+    told = options_in(text_of("options.md"))
+    own = own_options()
+    assert {name: told[name] for name in own if name in told} == own
+
+
+def test_every_reason_why_a_call_was_not_compiled_is_told() -> None:
+    told = set(re.findall(r"^\| `([a-z ]+)` \|", text_of("commands.md"), re.MULTILINE))
+    assert told == set(_client.REASONS) - {"taken"}
+
+
+def test_every_command_of_the_command_line_is_told() -> None:
+    told = set(re.findall(r"^## (\w+)$", text_of("tools.md"), re.MULTILINE))
+    (commands,) = (a for a in build_parser()._actions if a.dest == "==SUPPRESS==")
+    assert isinstance(commands.choices, dict)
+    assert told == set(commands.choices)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    assert not sorted(path for path in files_in(text_of(page)) if not (ROOT / path).exists())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_name_that_a_page_takes_from_cpool_exists(page: str) -> None:
+    names = set(re.findall(r"\bcpool\.([A-Z]\w+)", text_of(page)))
+    assert not names - set(cpool.__all__) - {"RedisCluster"}
+
+
+def test_the_reference_tells_every_public_name() -> None:
+    text = text_of("api.md")
+    missing = [name for name in cpool.__all__ if f"cpool.{name}" not in text]
+    assert missing == ["__version__"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: object) -> None:
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    command = ["-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    done = subprocess.run(
+        [sys.executable, *command, str(DOCS), f"{tmp_path}/site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
