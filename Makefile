@@ -34,7 +34,7 @@ package:  ## sdist and wheel into dist/, checked
 	.ci/package dist
 
 docs:  ## the site, into build/docs: pip install -e ".[docs]"
-	$(PYTHON) -m sphinx -W --keep-going -b html docs build/docs
+	.ci/docs build/docs
 
 demo:  ## cpool against redis-py, with the server killed in the middle
 	$(PYTHON) -m cpool demo

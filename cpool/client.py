@@ -189,6 +189,12 @@ _shown.__doc__ = _redis_init.__doc__
 StrictRedis = Redis
 
 
+@overload
+def from_url(
+    url: str, *, single_connection_client: bool = False, **kwargs: Unpack[UrlArguments]
+) -> Redis: ...
+@overload
+def from_url(url: str, *, connection_class: Callable[..., Any], **kwargs: Any) -> Redis: ...
 def from_url(url: str, **kwargs: Any) -> Redis:
     """Return a client configured from a URL, as `redis.from_url`."""
     return Redis.from_url(url, **kwargs)
