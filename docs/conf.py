@@ -11,6 +11,7 @@ html_show_copyright = False
 html_copy_source = False
 html_theme = "furo"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["benchmarks/*.md"]  # included by a page
 default_role = "code"  # docstrings put names between single backticks
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"

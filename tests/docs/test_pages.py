@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.examples import (
     run,
 )
 from tests.support.signatures import own_options
+from tests.test_layers import LAYERS
 
 SENTINEL_PORT = "26379"
 DOCS = ROOT / "docs"
@@ -71,11 +73,23 @@ def test_every_reason_why_a_call_was_not_compiled_is_told() -> None:
     assert told == set(_client.REASONS) - {"taken"}
 
 
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of `python -m cpool COMMAND`."""
+    (action,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
 def test_every_command_of_the_command_line_is_told() -> None:
-    told = set(re.findall(r"^## (\w+)$", text_of("tools.md"), re.MULTILINE))
-    (commands,) = (a for a in build_parser()._actions if a.dest == "==SUPPRESS==")
-    assert isinstance(commands.choices, dict)
-    assert told == set(commands.choices)
+    told = re.findall(r"^## (\w+)$", text_of("tools.md"), re.MULTILINE)
+    assert set(commands()) <= set(told)
+
+
+@pytest.mark.parametrize("command", sorted(set(commands()) - {"run"}))
+def test_a_commands_options_are_those_that_are_told(command: str) -> None:
+    (section,) = re.findall(rf"^## {command}$(.*?)(?=^## |\Z)", text_of("tools.md"), re.M | re.S)
+    told = re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE)
+    options = [name for name in commands()[command]._option_string_actions if name[:2] == "--"]
+    assert sorted(told) == sorted(set(options) - {"--help"})
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -93,3 +107,14 @@ def test_the_reference_tells_every_public_name() -> None:
     text = text_of("api.md")
     missing = [name for name in cpool.__all__ if f"cpool.{name}" not in text]
     assert missing == ["__version__"]
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    rows = re.compile(r"^\| ([0-6] [a-z ]+) \| ([^|]+) \|", re.MULTILINE)
+    told = {
+        layer: {name.split(".")[0] for name in re.findall("`([^`]+)`", files)}
+        for layer, files in rows.findall(text_of("architecture.md"))
+    }
+    assert told == {
+        f"{row.number} {row.name}": {f"cp_{c}" for c in row.c} | set(row.cython) for row in LAYERS
+    }
