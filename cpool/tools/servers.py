@@ -165,7 +165,7 @@ class EmbeddedServer:
 
     def __init__(self, binary: str | None = None) -> None:
         """Prepare to run `binary`, or the first server found (raises ServerNotFoundError)."""
-        self.binary: str = binary if binary is not None else find_binary().path
+        self.binary = binary if binary is not None else find_binary().path
         self.unixsocket: str | None = None
         self._port: int | None = None
         self._args: list[str] = []

@@ -73,8 +73,8 @@ class Crash:
     ) -> None:
         """Prepare; run() does it. The server must not hold anything of value."""
         self._client_class = client_class
-        self.over: threading.Event = threading.Event()
-        self.killed_s: float = float("inf")
+        self.over = threading.Event()
+        self.killed_s = float("inf")
         self._server = server
         self._pool = pool
         self._epoch = BEFORE

@@ -1,0 +1,21 @@
+"""Every public name of the library has a type that each type checker knows: by basedpyright.
+
+What it says of each name that has none goes to the standard output; the exit status is 1 then.
+The tools of the command line are no API: mypy alone looks at them.
+"""
+
+import json
+import subprocess
+import sys
+
+COMMAND = ["basedpyright", "--verifytypes", "cpool", "--ignoreexternal", "--outputjson"]
+
+done = subprocess.run(COMMAND, stdout=subprocess.PIPE)
+symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+public = [s for s in symbols if s["isExported"] and not s["name"].startswith("cpool.tools")]
+unknown = [s for s in public if not s["isTypeKnown"] or s["isTypeAmbiguous"]]
+for symbol in unknown:
+    for told in symbol["diagnostics"]:
+        print(f"{symbol['name']}: {told['message']}")
+print(f"{len(public) - len(unknown)} of {len(public)} public names have a known type")
+sys.exit(1 if unknown or not public else 0)
