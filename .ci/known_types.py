@@ -5,12 +5,16 @@ The tools of the command line are no API: mypy alone looks at them.
 """
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+# An editable install is found by a hook, which a type checker does not run.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 COMMAND = ["basedpyright", "--verifytypes", "cpool", "--ignoreexternal", "--outputjson"]
 
-done = subprocess.run(COMMAND, stdout=subprocess.PIPE)
+done = subprocess.run(COMMAND, stdout=subprocess.PIPE, env=ENVIRONMENT)
 symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
 public = [s for s in symbols if s["isExported"] and not s["name"].startswith("cpool.tools")]
 unknown = [s for s in public if not s["isTypeKnown"] or s["isTypeAmbiguous"]]
