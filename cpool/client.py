@@ -182,10 +182,22 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
 
 
 _shown: Any = Redis.__init__
-_shown.__signature__ = _signature.replace(
-    parameters=[*_signature.parameters.values(), *_POOL_OPTIONS.values()]
-)
 _shown.__doc__ = _redis_init.__doc__
+
+
+def show_pool_options(shown: bool) -> None:
+    """Have inspect.signature() show the pool's options, or redis-py's arguments only.
+
+    Who finds our class by redis-py's name and hands on all arguments that he finds
+    (fakeredis does) must not find more than redis-py's class takes.
+    """
+    options = _POOL_OPTIONS.values() if shown else ()
+    _shown.__signature__ = _signature.replace(
+        parameters=[*_signature.parameters.values(), *options]
+    )
+
+
+show_pool_options(True)
 StrictRedis = Redis
 
 

@@ -19,6 +19,7 @@ import redis.connection
 import redis.sentinel
 
 import cpool
+from cpool.client import show_pool_options
 from cpool.standin import standing_in
 
 __all__ = ["Change", "install", "replacements", "uninstall"]
@@ -98,6 +99,7 @@ def install() -> None:
                 _put(change, change.old, change.new)
             _modules_before.update(modules)
             standing_in.update({ours: redis_class for redis_class, ours in table.items()})
+            show_pool_options(False)
         except BaseException:
             _undo()
             raise
@@ -136,6 +138,7 @@ def _undo_in_new_modules_of_redis() -> None:
 
 def _undo() -> None:
     standing_in.clear()
+    show_pool_options(True)
     _modules_before.clear()
     while _changes:
         change = _changes[-1]

@@ -116,6 +116,19 @@ def test_tls_and_unix_clients_are_ours(installed: None) -> None:
     assert kinds_of(unix)[1:] == (cpool.ConnectionPool, cpool.UnixDomainSocketConnection)
 
 
+def test_while_installed_a_clients_signature_is_redis_pys() -> None:
+    """Who reads it by redis-py's name hands on what he finds, to redis-py's class maybe."""
+    theirs = set(inspect.signature(redis.Redis.__init__).parameters)
+    ours = set(inspect.signature(cpool.Redis.__init__).parameters)
+    assert {"timeout", "max_waiting"} <= ours - theirs
+    cpool.install()
+    try:
+        assert set(inspect.signature(redis.Redis.__init__).parameters) == theirs
+    finally:
+        cpool.uninstall()
+    assert set(inspect.signature(cpool.Redis.__init__).parameters) == ours
+
+
 def test_pools_are_ours(installed: None) -> None:
     assert type(redis.BlockingConnectionPool()) is cpool.BlockingConnectionPool
     assert redis.connection.ConnectionPool().connection_class is cpool.Connection

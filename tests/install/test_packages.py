@@ -189,6 +189,17 @@ assert names == ["SET", "GET EXISTS", "GET"], names
 assert_ours(client)
 """
 
+FAKEREDIS = """
+import warnings
+import fakeredis
+---
+warnings.simplefilter("ignore", DeprecationWarning)
+client = fakeredis.FakeRedis()
+assert client.set("key", 1) and client.get("key") == b"1"
+assert type(client.connection_pool) is cpool.ConnectionPool
+assert fakeredis.FakeRedis.from_url(url).ping()
+"""
+
 CASES = {
     "celery": ("celery", CELERY.replace("PREFIX", "False")),
     "celery with a key prefix": ("celery", CELERY.replace("PREFIX", "True")),
@@ -197,6 +208,7 @@ CASES = {
     "django-redis": ("django_redis", DJANGO_REDIS),
     "django-redis with sentinel": ("django_redis", DJANGO_REDIS_SENTINEL),
     "rq": ("rq", RQ),
+    "fakeredis": ("fakeredis", FAKEREDIS),
     "opentelemetry": ("opentelemetry.instrumentation.redis", OPENTELEMETRY),
 }
 
