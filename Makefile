@@ -4,7 +4,7 @@ REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build lint test slow sanitizers fuzz suite package docs demo bench ci
+.PHONY: help build lint workflows test slow sanitizers fuzz suite package wheels docs demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,8 +15,12 @@ build:  ## build the compiled modules in place, with all that the tasks need
 lint:  ## lints, formats, types
 	.ci/lint
 
-test:  ## the tests
-	$(PYTHON) -m pytest
+workflows:  ## the workflows' security and CI's scripts: zizmor, shellcheck
+	zizmor --offline .github
+	shellcheck $$(grep -l "^#!" .ci/*)
+
+test:  ## the tests, on all CPUs
+	$(PYTHON) -m pytest -n auto
 
 slow:  ## the tests that take more than a few seconds
 	$(PYTHON) -m pytest -m slow
@@ -32,6 +36,9 @@ suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|al
 
 package:  ## sdist and wheel into dist/, checked
 	.ci/package dist
+
+wheels:  ## manylinux, musl and aarch64 wheels into wheelhouse/, by a cross compiler
+	.ci/wheels wheelhouse
 
 docs:  ## the site, into build/docs: pip install -e ".[docs]"
 	.ci/docs build/docs
