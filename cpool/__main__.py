@@ -10,12 +10,14 @@ from collections.abc import Sequence
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; each subcommand sets `run`, a function of the parsed arguments."""
     from cpool.tools import demo, run
+    from cpool.tools.doctor import command as doctor
 
     parser = argparse.ArgumentParser(
         prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_parser(commands)
+    doctor.add_parser(commands)
     run.add_parser(commands)
     return parser
 

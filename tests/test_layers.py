@@ -83,7 +83,7 @@ LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
 C_FILES = sorted([*CORE.glob("*.c"), *CORE.glob("*.h")])
 CYTHON_FILES = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
-TOOLS = [PACKAGE / "__main__.py", *sorted((PACKAGE / "tools").glob("*.py"))]
+TOOLS = [PACKAGE / "__main__.py", *sorted((PACKAGE / "tools").rglob("*.py"))]
 LIBRARY = [path for path in PYTHON_FILES if path not in TOOLS]
 
 
