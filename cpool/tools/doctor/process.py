@@ -11,7 +11,6 @@ import platform
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,18 @@ class Interpreter:
     """Whether it was built to run without the GIL."""
     gil_enabled: bool
     """Whether the GIL is on at this moment."""
-    gil_forced: bool
-    """Whether the GIL was asked for, by PYTHON_GIL=1 or -X gil=1."""
+    gil_asked: str | None = None
+    """What PYTHON_GIL or -X gil says: "1" on, "0" off; None: nothing."""
 
     @classmethod
-    def here(
-        cls,
-        config_var: Callable[[str], Any] = sysconfig.get_config_var,
-        is_gil_enabled: Callable[[], bool] | None = None,
-    ) -> Interpreter:
-        """Ask the two probes; by default those of Python itself."""
-        probe: Any = is_gil_enabled or getattr(sys, "_is_gil_enabled", lambda: True)
-        asked = sys._xoptions.get("gil", os.environ.get("PYTHON_GIL"))
-        return cls(bool(config_var("Py_GIL_DISABLED")), probe(), asked == "1")
+    def here(cls) -> Interpreter:
+        """Ask this Python."""
+        is_gil_enabled: Any = getattr(sys, "_is_gil_enabled", lambda: True)  # since 3.13
+        return cls(
+            free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+            gil_enabled=is_gil_enabled(),
+            gil_asked=str(sys._xoptions.get("gil") or os.environ.get("PYTHON_GIL") or "") or None,
+        )
 
 
 @dataclass(frozen=True)
@@ -223,4 +221,6 @@ def _green() -> tuple[Green, ...]:
 
 def _metrics_on() -> bool:
     providers = sys.modules.get("redis.observability.providers")  # since redis-py 7.2
-    return providers is not None and bool(providers.get_observability_instance().is_enabled())
+    return providers is not None and (
+        providers.get_observability_instance().get_provider_manager() is not None
+    )

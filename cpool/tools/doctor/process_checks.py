@@ -131,15 +131,28 @@ def gil_by_others(evidence: Evidence) -> Finding | None:
     )
 
 
-def gil_forced(evidence: Evidence) -> Finding | None:
+def gil_forced_on(evidence: Evidence) -> Finding | None:
     python = evidence.process.interpreter
-    if not (python.free_threaded and python.gil_forced):
+    if not (python.free_threaded and python.gil_asked == "1"):
         return None
     return note(
-        "gil-forced",
+        "gil-forced-on",
         seen="The GIL was asked for, by PYTHON_GIL=1 or -X gil=1.",
         matters="It is on whatever is imported.",
         fix="Unset PYTHON_GIL, and leave out -X gil=1.",
+    )
+
+
+def gil_forced_off(evidence: Evidence) -> Finding | None:
+    python = evidence.process.interpreter
+    if python.gil_enabled:
+        return None
+    return problem(
+        "gil-forced-off",
+        seen="The GIL is off, by PYTHON_GIL=0 or -X gil=0, and cpool's modules are loaded.",
+        matters="cpool does not declare yet that it runs without the GIL; threads may crash the"
+        " process or mix up replies.",
+        fix="Unset PYTHON_GIL, and leave out -X gil=0; or run on the ordinary build of Python.",
     )
 
 
@@ -227,7 +240,9 @@ def instrumented_below(evidence: Evidence) -> Finding | None:
 
 
 def metrics_on(evidence: Evidence) -> Finding | None:
-    if not evidence.process.metrics_on:
+    subject = evidence.subject
+    refused = subject is not None and subject.was_refused("metrics on")
+    if not (evidence.process.metrics_on or refused):
         return None
     return problem(
         "metrics-on",
@@ -274,7 +289,8 @@ CHECKS: tuple[Check, ...] = (
     gil_by_hiredis,
     gil_by_cpool,
     gil_by_others,
-    gil_forced,
+    gil_forced_on,
+    gil_forced_off,
     hiredis_not_needed,
     patched_late,
     patched,

@@ -30,7 +30,6 @@ INFO = (
     *("connected_clients", "used_memory", "maxmemory", "maxmemory_policy"),
     *("evicted_keys", "role", "redis_mode"),
 )
-SECRETS = ("password", "ssl_password")
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class Server:
             except redis.ResponseError as error:
                 if not _is_about_hello(error):
                     raise
-                known["hello_refused"] = _without_secrets(str(error), subject)
+                known["hello_refused"] = subject.without_secrets(str(error))
                 connection = _make(subject, protocol=2)
                 connect_s = _connect(connection)
             with contextlib.closing(_Questions(connection)) as questions:
                 return cls(**known, connect_s=connect_s, **questions.answers())
         except Exception as error:  # the connection class may be anybody's
-            text = _without_secrets(str(error), subject)
+            text = subject.without_secrets(str(error))
             return cls(**known, error=f"{type(error).__name__}: {text}")
 
     @property
@@ -203,12 +202,6 @@ def _known_of(connection: Any) -> dict[str, Any]:
         "address": str(path) if path else f"{host}:{port}",
         "transport": "unix socket" if path else transport,
     }
-
-
-def _without_secrets(text: str, subject: Subject) -> str:
-    for secret in filter(None, map(subject.kwargs.get, SECRETS)):
-        text = text.replace(str(secret), "***")
-    return text
 
 
 def _typed(value: str) -> int | str:

@@ -19,6 +19,7 @@ from cpool.tools.doctor.wrappers import Wrapped, is_derived, overridden, patched
 
 __all__ = ["Probe", "Subject", "name_of"]
 
+SECRETS = ("password", "ssl_password")
 PROBES = 5
 MOST_PROBES = 50
 PROBE_TIMEOUT_S = 5.0
@@ -33,7 +34,7 @@ class Probe:
     refused: tuple[str, ...] = ()
     """Why others were not: reasons of cpool.fast_path.FastPathStats."""
     error: str | None = None
-    """The class of what they raised."""
+    """What they raised: its class, and of redis-py's errors the text."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ class Subject:
             client = cpool.Redis(connection_pool=self.pool)
         if self.is_exhausted or not is_derived(type(client), "client"):
             return self
-        return replace(self, probe=_in_time(lambda: _probe(client), PROBE_TIMEOUT_S))
+        probe = _in_time(lambda: _probe(client), PROBE_TIMEOUT_S)
+        if probe.error is not None:
+            probe = replace(probe, error=self.without_secrets(probe.error))
+        return replace(self, probe=probe)
 
     @property
     def connection_class(self) -> Any:
@@ -115,6 +119,16 @@ class Subject:
     def is_single_connection(self) -> bool:
         """Whether the client keeps one connection for itself."""
         return getattr(self.client, "connection", None) is not None
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text without the passwords of the pool's arguments."""
+        for secret in filter(None, map(self.kwargs.get, SECRETS)):
+            text = text.replace(str(secret), "***")
+        return text
+
+    def was_refused(self, reason: str) -> bool:
+        """Tell whether a PING was not one compiled call for this reason."""
+        return self.probe is not None and reason in self.probe.refused
 
     def replaced(self, kind: str) -> tuple[Wrapped, ...]:
         """Return the methods of the client, pool or connection class that are the user's own
@@ -188,7 +202,9 @@ def _probe(client: Any) -> Probe:
             client.ping()
         except redis.exceptions.NoPermissionError:
             pass  # it was sent and answered all the same
-        except Exception as error:
+        except redis.RedisError as error:
+            return Probe(taken, tuple(refused), f"{type(error).__name__}: {error}")
+        except Exception as error:  # of the user's own code, whose texts may hold anything
             return Probe(taken, tuple(refused), type(error).__name__)
         passed = [name for name, n in _counts().items() for _ in range(n - before[name])]
         if passed == ["taken"]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence
 from cpool.tools.doctor.process_checks import listed
-from cpool.tools.doctor.subject import Subject, name_of
+from cpool.tools.doctor.subject import name_of
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "REASONS"]
 
 SLOW_WAIT_S = 0.1
 MANY_REPLACED = 0.01  # of all checkouts
-FEW_CHECKOUTS = 100  # too few to judge by
+MANY_REFUSED = 0.1  # of all commands
+FEW_CHECKOUTS = FEW_COMMANDS = 100  # too few to judge by
 SHORT_INTERVAL_S = 10
 REDIS_PY_ITSELF = "Commands take redis-py's own code, which is several times slower."
 LEAKS = (
@@ -19,6 +20,22 @@ LEAKS = (
     " without close() or with, get_connection() without release() in finally, blocking"
     " commands such as BLPOP"
 )
+
+# Why the compiled call is not taken (cpool.fast_path.FastPathStats), and what to do.
+REASONS = {
+    "switched off": "Call cpool.fast_path.enable(), or unset CPOOL_FAST_PATH.",
+    "client overridden": "Override execute_command in place of methods below it.",
+    "pool overridden": "Give cpool.Redis a pool of cpool's, without a get_connection() or"
+    " release() of your own.",
+    "metrics on": "Leave redis-py's metrics (redis.observability) off.",
+    "command": "Leave it: some commands, such as HIMPORT, are redis-py's to do.",
+    "connection pinned": "Leave single_connection_client out.",
+    "connection overridden": "Leave out connection_class, cache, and wrappers of connections'"
+    " methods.",
+    "health check due": "Leave health_check_interval out, or take 30 s and more.",
+    "retry overridden": "Use redis.retry.Retry itself, with a backoff class of your own if need"
+    " be.",
+}
 
 
 # Whose it is
@@ -89,7 +106,7 @@ def foreign_connection_class(evidence: Evidence) -> Finding | None:
 def own_methods(evidence: Evidence) -> Finding | None:
     subject = evidence.subject
     for kind in ("client", "pool", "connection"):
-        if subject is None or not was_refused(subject, f"{kind} overridden"):
+        if subject is None or not subject.was_refused(f"{kind} overridden"):
             continue
         own = subject.replaced(kind)
         if own:
@@ -110,7 +127,7 @@ def unexplained(evidence: Evidence) -> Finding | None:
         return None
     explained = {
         "switched off": not process.fast_path_enabled,
-        "metrics on": process.metrics_on,
+        "metrics on": True,
         "health check due": True,
         "retry overridden": True,
         "connection overridden": subject.has_cache or not subject.has_our_connections,
@@ -127,21 +144,36 @@ def unexplained(evidence: Evidence) -> Finding | None:
         "fast-path-refused",
         seen=f"The compiled call is not taken: {', '.join(reasons)}.",
         matters=REDIS_PY_ITSELF,
-        fix="Look up the reason in the documentation of cpool.fast_path.FastPathStats, and what"
-        " of the client, its pool or its connections was replaced at run time.",
+        fix=" ".join(REASONS[reason] for reason in reasons)
+        + " See what of the client, its pool and its connections was replaced at run time.",
+    )
+
+
+def refused_before(evidence: Evidence) -> Finding | None:
+    process = evidence.process
+    others = sum(process.refused.values())
+    if others < MANY_REFUSED * (process.taken + others) or others < FEW_COMMANDS:
+        return None
+    counted = ", ".join(f"{reason} {n:,}" for reason, n in process.refused.items())
+    return warning(
+        "fast-path-refused-before",
+        seen=f"Of {process.taken + others:,} commands of this process, {others:,} were not one"
+        f" compiled call: {counted}.",
+        matters=REDIS_PY_ITSELF,
+        fix=" ".join(REASONS[reason] for reason in process.refused),
     )
 
 
 def own_retry(evidence: Evidence) -> Finding | None:
     subject = evidence.subject
-    if subject is None or not was_refused(subject, "retry overridden"):
+    if subject is None or not subject.was_refused("retry overridden"):
         return None
     retry = name_of(type(subject.kwargs.get("retry")))
     return problem(
         "own-retry",
         seen=f"The connections' retry is not redis-py's own class: {retry}.",
         matters=f"It must see every call. {REDIS_PY_ITSELF}",
-        fix="Use redis.retry.Retry itself, with a backoff class of your own if need be.",
+        fix=REASONS["retry overridden"],
     )
 
 
@@ -289,11 +321,6 @@ def replaced(evidence: Evidence) -> Finding | None:
     )
 
 
-def was_refused(subject: Subject, reason: str) -> bool:
-    """Whether a PING of the client was not one compiled call for this reason."""
-    return subject.probe is not None and reason in subject.probe.refused
-
-
 CHECKS: tuple[Check, ...] = (
     not_cpool,
     pool_only,
@@ -301,6 +328,7 @@ CHECKS: tuple[Check, ...] = (
     foreign_connection_class,
     own_methods,
     unexplained,
+    refused_before,
     own_retry,
     client_side_cache,
     single_connection,
