@@ -17,6 +17,7 @@ import pytest
 import redis
 import redis.asyncio
 import redis.retry
+from redis.sentinel import Sentinel
 
 import cpool
 from cpool.tools.doctor import (
@@ -165,8 +166,15 @@ def test_all_levels_can_be_shown_and_written_as_json(client: cpool.Redis) -> Non
 
 @pytest.mark.parametrize(
     "given",
-    [redis.asyncio.Redis(), redis.asyncio.ConnectionPool(), 1, redis.Redis],
-    ids=["asyncio", "asyncio's pool", "int", "class"],
+    [
+        redis.asyncio.Redis(),
+        redis.asyncio.ConnectionPool(),
+        redis.Redis().pipeline(),
+        cpool.Redis().pubsub(),
+        redis.Redis,
+        1,
+    ],
+    ids=["asyncio", "asyncio's pool", "pipeline", "pubsub", "class", "int"],
 )
 def test_what_is_no_client_and_no_pool_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="client_or_pool must be"):
@@ -511,6 +519,20 @@ def test_a_server_that_refuses_the_password_is_found(acl_server: ACLServer, add:
     diagnosis = examine(client)
     assert "password" in found(diagnosis, "server-unreachable").fix
     assert "not-it" not in str(diagnosis.as_dict()) + diagnosis.text()
+
+
+def test_a_service_that_no_sentinel_knows_is_found(add: Add) -> None:
+    sentinel = Sentinel([("localhost", 1)])
+    client = sentinel.master_for(
+        "my-service", redis_class=cpool.Redis, connection_pool_class=cpool.SentinelConnectionPool
+    )
+    finding = found(examine(add(client)), "server-unreachable")
+    assert "sentinels' my-service" in finding.seen and "SENTINEL MASTERS" in finding.fix
+
+
+def test_an_option_that_connections_do_not_know_is_found(add: Add) -> None:
+    finding = found(examine(add(cpool.from_url("redis://h/?speed=9"))), "server-unreachable")
+    assert "'speed'" in finding.seen and "Take that option out" in finding.fix
 
 
 def test_a_server_that_says_nothing_is_found(add: Add) -> None:

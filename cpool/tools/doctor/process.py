@@ -24,9 +24,14 @@ import cpool
 from cpool.tools.doctor.wrappers import Wrapped, wrapped_methods
 from cpool.tools.machine import version_of
 
-PACKAGE = Path(str(importlib.resources.files("cpool")))
-
 __all__ = ["Green", "Interpreter", "Module", "Process"]
+
+# The module that knows what was patched, and its function that tells.
+_PATCHERS = {
+    "gevent": ("gevent.monkey", "is_module_patched"),
+    "eventlet": ("eventlet.patcher", "is_monkey_patched"),
+}
+PACKAGE = Path(str(importlib.resources.files("cpool")))
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class Green:
     library: str
     patched: bool
     """Whether its sockets are in the place of Python's."""
-    late: bool
-    """Whether redis-py was imported before that."""
+    late: bool | None
+    """Whether redis-py was imported before that; None: it can't be told."""
 
 
 @dataclass(frozen=True)
@@ -204,19 +209,18 @@ def _other_extensions() -> tuple[str, ...]:
 
 
 def _green() -> tuple[Green, ...]:
-    asked = (
-        ("gevent", "gevent.monkey", "is_module_patched"),
-        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
-    )
-    found = []
-    for library, module, function in asked:
-        if library in sys.modules:
-            patcher = sys.modules.get(module)
-            patched = patcher is not None and bool(getattr(patcher, function)("socket"))
-            # redis-py keeps the sleep() that there was when it was imported.
-            late = patched and vars(redis.retry).get("sleep", time.sleep) is not time.sleep
-            found.append(Green(library, patched, late))
-    return tuple(found)
+    return tuple(Green(each, *_patches_of(each)) for each in _PATCHERS if each in sys.modules)
+
+
+def _patches_of(library: str) -> tuple[bool, bool | None]:
+    """Return whether a library has patched sockets, and whether redis-py came before that."""
+    module, function = _PATCHERS[library]
+    is_patched = getattr(sys.modules.get(module), function, lambda name: False)
+    if not is_patched("socket"):
+        return False, None
+    # redis-py keeps the sleep() that there was when it was imported.
+    late = vars(redis.retry)["sleep"] is not time.sleep if is_patched("time") else None
+    return True, late
 
 
 def _metrics_on() -> bool:

@@ -185,15 +185,18 @@ def patched_late(evidence: Evidence) -> Finding | None:
 
 
 def patched(evidence: Evidence) -> Finding | None:
-    green = [each.library for each in evidence.process.green if each.patched and not each.late]
+    green = [each for each in evidence.process.green if each.patched and not each.late]
     if not green:
         return None
+    in_time = green[0].late is False
     return note(
         "patched",
-        seen=f"{green[0]} has patched the process before redis-py was imported, as it should.",
+        seen=f"{green[0].library} has patched the process"
+        + (" before redis-py was imported, as it should." if in_time else "."),
         matters="Greenlets never block each other. cpool then uses the patched sockets by their"
         " methods, which takes longer than the compiled way.",
-        fix="Nothing has to change. For the compiled way use threads in place of greenlets.",
+        fix="Nothing has to change. For the compiled way use threads in place of greenlets."
+        + ("" if in_time else " Make sure that nothing imports redis before the patching."),
     )
 
 

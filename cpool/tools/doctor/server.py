@@ -7,6 +7,7 @@ pool does not matter. Besides the handshake it sends PING, INFO and CONFIG GET o
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ __all__ = ["Server"]
 TIMEOUT_S = 5.0
 PINGS = 200
 PINGS_S = 2.0  # no more are sent after that
+LONGEST_TEXT = 200
 CONFIG = ("timeout", "tcp-keepalive", "maxclients")
 INFO = (
     *("connected_clients", "used_memory", "maxmemory", "maxmemory_policy"),
@@ -63,20 +65,20 @@ class Server:
         known: dict[str, Any] = {"protocol_chosen": subject.kwargs.get("protocol") is not None}
         try:
             connection = _make(subject)
-            known |= _known_of(connection)
+            known |= _known_of(connection, subject)
             try:
                 connect_s = _connect(connection)
             except redis.ResponseError as error:
                 if not _is_about_hello(error):
                     raise
-                known["hello_refused"] = subject.without_secrets(str(error))
+                known["hello_refused"] = _said(error, subject)
                 connection = _make(subject, protocol=2)
                 connect_s = _connect(connection)
+            known["address"] = _address(connection)  # a sentinel has told it by now
             with contextlib.closing(_Questions(connection)) as questions:
                 return cls(**known, connect_s=connect_s, **questions.answers())
         except Exception as error:  # the connection class may be anybody's
-            text = subject.without_secrets(str(error))
-            return cls(**known, error=f"{type(error).__name__}: {text}")
+            return cls(**known, error=f"{type(error).__name__}: {_said(error, subject)}")
 
     @property
     def name(self) -> str:
@@ -192,16 +194,26 @@ def _is_about_hello(error: redis.ResponseError) -> bool:
     return "hello" in str(error).lower() or "proto" in str(error).lower()
 
 
-def _known_of(connection: Any) -> dict[str, Any]:
+def _known_of(connection: Any, subject: Subject) -> dict[str, Any]:
     """Return what is known of a server before there is a connection."""
-    path = getattr(connection, "path", None)
-    host, port = (getattr(connection, name, None) for name in ("host", "port"))
-    transport = "TLS" if isinstance(connection, redis.SSLConnection) else "TCP"
+    service = getattr(subject.pool, "service_name", None)
+    is_tls = isinstance(connection, redis.SSLConnection)
+    is_unix = getattr(connection, "path", None)
     return {
         "protocol_asked": _protocol(connection),
-        "address": str(path) if path else f"{host}:{port}",
-        "transport": "unix socket" if path else transport,
+        "address": f"sentinels' {service}" if service else _address(connection),
+        "transport": "unix socket" if is_unix else "TLS" if is_tls else "TCP",
     }
+
+
+def _address(connection: Any) -> str:
+    path, host, port = (getattr(connection, name, None) for name in ("path", "host", "port"))
+    return str(path) if path else f"{host}:{port}"
+
+
+def _said(error: BaseException, subject: Subject) -> str:
+    """Return an error's text, shortened: a sentinel's tells of all its connections."""
+    return textwrap.shorten(subject.without_secrets(str(error)), LONGEST_TEXT, placeholder="...")
 
 
 def _typed(value: str) -> int | str:

@@ -24,7 +24,12 @@ _UNREACHABLE_FIXES = (
     ("certificate", "Check ssl_ca_certs and the host name against the server's certificate."),
     ("SSL", "Check that the port speaks TLS: rediss:// and redis:// are not the same port."),
     ("refused", "Check host and port, and that the server runs and listens there (bind)."),
-    ("TimeoutError", "Check host and port, and firewalls in between; the address did not answer."),
+    ("keyword argument", "Take that option out: connections do not know it."),
+    (
+        "TimeoutError",
+        "Check host and port, firewalls in between, and that TLS is asked of a TLS port only: the"
+        " address did not answer.",
+    ),
     ("not known", "Check the host's name: it can't be resolved."),
     ("No such file", "Check the path of the unix socket against the server's unixsocket."),
     ("MasterNotFound", "Check the service name, and SENTINEL MASTERS on the sentinels."),

@@ -55,9 +55,9 @@ class Subject:
     @classmethod
     def of(cls, given: Any) -> Subject:
         """Look at a client or a pool. Raises TypeError for anything else."""
-        client = given if hasattr(given, "connection_pool") else None
+        client = given if _is_client(given) else None
         pool = given if client is None else given.connection_pool
-        if not hasattr(pool, "connection_kwargs") or _is_async(pool):
+        if not hasattr(pool, "get_connection") or _is_async(pool):
             raise TypeError(
                 "client_or_pool must be a redis.Redis or cpool.Redis, or a ConnectionPool of"
                 f" either, not of redis.asyncio; not {name_of(type(given))}. Of a cluster give"
@@ -167,6 +167,12 @@ def name_of(cls: Any) -> str:
     name = getattr(cls, "__qualname__", type(cls).__qualname__)
     package = str(module).partition(".")[0]
     return f"{package if package in ('redis', 'cpool') else module}.{name}"
+
+
+def _is_client(given: Any) -> bool:
+    """Whether a PING of it is sent at once: pub/sub objects and pipelines have a pool, too."""
+    has_verbs = hasattr(given, "pipeline") and not hasattr(given, "command_stack")
+    return has_verbs and hasattr(given, "connection_pool")
 
 
 def _is_async(pool: Any) -> bool:
