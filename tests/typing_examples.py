@@ -8,6 +8,7 @@ from redis.sentinel import Sentinel
 from typing_extensions import assert_type
 
 import cpool
+from cpool.tools.doctor import Diagnosis, examine
 
 pool = cpool.ConnectionPool(host="localhost", max_connections=3, timeout=None, order="fifo")
 assert_type(cpool.ConnectionPool.from_url("redis://localhost"), cpool.ConnectionPool)
@@ -30,6 +31,9 @@ try:
     pool.get_connection()
 except redis.exceptions.MaxConnectionsError as error:
     assert isinstance(error, cpool.ConnectionPoolTimeoutError)
+
+assert_type(examine(pool), Diagnosis)
+assert_type([finding.fix for finding in examine(processes=4).findings], list[str])
 
 # An ignored error that is none is an error: these must be refused.
 pool.stats().open = 1  # type: ignore[misc]

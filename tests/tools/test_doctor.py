@@ -32,7 +32,7 @@ from cpool.tools.doctor.evidence import Evidence
 from cpool.tools.doctor.examination import CHECKS, diagnose
 from cpool.tools.doctor.process import Green, Interpreter, Module, Process
 from cpool.tools.doctor.server import Server
-from cpool.tools.doctor.subject import Subject
+from cpool.tools.doctor.subject import Probe, Subject
 from cpool.tools.servers import EmbeddedServer
 from tests.connection.fakeserver import FakeServer
 from tests.support.servers import ACLServer, StartServer, TLSServer
@@ -201,7 +201,7 @@ def test_without_hiredis_only_cpool_has_switched_the_gil_on() -> None:
 @pytest.mark.parametrize("asked, id", [("1", "gil-forced-on"), ("0", "gil-forced-off")])
 def test_a_gil_that_was_asked_for_is_told(asked: str, id: str) -> None:
     python = Interpreter(free_threaded=True, gil_enabled=asked == "1", gil_asked=asked)
-    assert "PYTHON_GIL" in found(examine(interpreter=python), id).fix
+    assert "PYTHON_GIL" in found(findings_of(a_process(interpreter=python)), id).fix
 
 
 def test_the_probes_of_the_gil_are_asked_at_each_examination() -> None:
@@ -420,6 +420,15 @@ def test_a_client_side_cache_is_told(add: Add) -> None:
     client = add(cpool.Redis(protocol=3, cache_config=config))
     diagnosis = findings_of(a_process(), subject=Subject.of(client))
     assert found(diagnosis, "client-side-cache").level == "note"
+
+
+def test_that_sentinels_connections_are_not_one_call_is_a_note() -> None:
+    pool = cpool.SentinelConnectionPool("my-service", Sentinel([]))
+    subject = Subject.of(cpool.Redis(connection_pool=pool))
+    probed = dataclasses.replace(subject, probe=Probe(0, ("connection overridden",)))
+    diagnosis = findings_of(a_process(), subject=probed)
+    assert diagnosis.problems == ()
+    assert found(diagnosis, "sentinel-connections").level == "note"
 
 
 def test_what_redis_py_raises_for_a_client_is_told_without_passwords(client: cpool.Redis) -> None:

@@ -41,7 +41,7 @@ for option, module in modules:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             importlib.import_module(module)
-    except Exception:
+    except (Exception, SystemExit):
         traceback.print_exc()
         print(f"doctor: {option}: {module} can't be imported", file=sys.stderr)
         sys.exit(2)

@@ -7,7 +7,7 @@ from typing import Any
 from cpool.tools.doctor import process_checks, server_checks, subject_checks
 from cpool.tools.doctor.diagnosis import Diagnosis, Facts, by_level
 from cpool.tools.doctor.evidence import Check, Evidence
-from cpool.tools.doctor.process import Interpreter, Process
+from cpool.tools.doctor.process import Process
 from cpool.tools.doctor.server import Server
 from cpool.tools.doctor.subject import Subject
 
@@ -20,18 +20,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(
-    client_or_pool: Any = None, *, processes: int = 1, interpreter: Interpreter | None = None
-) -> Diagnosis:
+def examine(client_or_pool: Any = None, *, processes: int = 1) -> Diagnosis:
     """Examine this process, and a client or a pool with its server.
 
     client_or_pool: a client or pool of cpool or redis-py; None: the process only. processes:
-    how many like this one use the server. interpreter: what to take this Python for. Nothing
-    on the server is changed; it gets a connection of the doctor's own, made as the pool
-    makes them, and if one is free a few PINGs from the client. Takes up to 20 seconds where
-    a server does not answer. Raises TypeError for what is neither a client nor a pool.
+    how many like this one use the server. Nothing on the server is changed; it gets a
+    connection of the doctor's own, made as the pool makes them, and if one is free a few
+    PINGs from the client. Takes up to 20 seconds where a server does not answer. Raises
+    TypeError for what is neither a client nor a pool.
     """
-    process = Process.look(interpreter)
+    process = Process.look()
     if client_or_pool is None:
         return diagnose(Evidence(process, processes=processes))
     subject = Subject.of(client_or_pool)

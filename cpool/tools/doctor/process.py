@@ -111,11 +111,11 @@ class Process:
     """Whether cpool.install() has replaced redis-py's classes."""
 
     @classmethod
-    def look(cls, interpreter: Interpreter | None = None) -> Process:
-        """Look at this process; interpreter: what to take it for."""
+    def look(cls) -> Process:
+        """Look at this process."""
         stats = cpool.fast_path.stats()
         return cls(
-            interpreter=interpreter or Interpreter.here(),
+            interpreter=Interpreter.here(),
             cpool_version=cpool.__version__,
             modules=compiled_modules(PACKAGE),
             imported_from=str(PACKAGE.resolve().parent),

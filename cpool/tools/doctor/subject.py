@@ -116,6 +116,11 @@ class Subject:
         return getattr(self.pool, "cache", None) is not None
 
     @property
+    def is_sentinels(self) -> bool:
+        """Whether connections ask sentinels for their server."""
+        return cpool.SentinelManagedConnection in getattr(self.connection_class, "__mro__", ())
+
+    @property
     def is_single_connection(self) -> bool:
         """Whether the client keeps one connection for itself."""
         return getattr(self.client, "connection", None) is not None
