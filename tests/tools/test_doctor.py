@@ -223,6 +223,7 @@ def test_the_probes_of_the_gil_are_asked_at_each_examination() -> None:
         ({"redis_py": "9.0.0"}, "redis-py-unsupported"),
         ({"green": (Green("gevent", True, True),)}, "patched-late"),
         ({"green": (Green("eventlet", True, False),)}, "patched"),
+        ({"green": (Green("gevent", True, None),)}, "patched"),
         ({"green": (Green("gevent", False, False),)}, "not-patched"),
         ({"metrics_on": True}, "metrics-on"),
         ({"fast_path_enabled": False}, "fast-path-off"),
@@ -560,6 +561,22 @@ def test_a_server_without_resp3_is_found_and_examined_all_the_same(add: Add) -> 
     assert "6.2" in found(diagnosis, "server-old").fix
 
 
+def test_a_password_that_a_server_quotes_is_not_shown(add: Add) -> None:
+    def quote(words: tuple[bytes, ...]) -> bytes:
+        quoted = b" ".join(b"`%s`" % word for word in words[1:])
+        return b"-ERR unknown command `HELLO`, with args beginning with: %s\r\n" % quoted
+
+    provider = redis.UsernamePasswordCredentialProvider("user", "pass-word")
+    replies = {"HELLO": quote, "AUTH": b"-ERR invalid password\r\n"}
+    with FakeServer(replies) as server:
+        options = {"port": server.port, "protocol": 3}
+        by_provider = examine(add(cpool.Redis(credential_provider=provider, **options)))
+        by_password = examine(add(cpool.Redis(password="pass-word", **options)))
+    for diagnosis in (by_provider, by_password):
+        assert "unknown command" in found(diagnosis, "resp3-refused").seen
+        assert "pass-word" not in str(diagnosis.as_dict()) + diagnosis.text()
+
+
 @pytest.mark.skipif(not HAS_RESP3_BY_DEFAULT, reason="this redis-py asks for RESP2 by default")
 def test_a_real_server_without_hello_is_found(start_server: StartServer, add: Add) -> None:
     server = start_server(config='rename-command HELLO ""\n')
@@ -599,6 +616,7 @@ def test_more_connections_than_the_server_takes_are_told(client: cpool.Redis) ->
         ({"info": {"valkey_version": "7.2.5"}}, "server-old", "warning"),
         ({"info": {"connected_clients": "9900"}}, "clients-nearly-full", "problem"),
         ({"info": {"role": "slave"}}, "server-is-replica", "note"),
+        ({"info": {"redis_mode": "cluster"}}, "server-is-cluster-node", "note"),
         ({"transport": "TLS"}, "tls", "note"),
         ({"round_trips_s": (2e-3,) * 10}, "server-far", "note"),
         ({"round_trips_s": (1e-4,) * 95 + (2e-2,) * 5}, "server-jitter", "note"),

@@ -212,8 +212,10 @@ def _address(connection: Any) -> str:
 
 
 def _said(error: BaseException, subject: Subject) -> str:
-    """Return an error's text, shortened: a sentinel's tells of all its connections."""
-    return textwrap.shorten(subject.without_secrets(str(error)), LONGEST_TEXT, placeholder="...")
+    """Return an error's text without what it repeats of ours: a server that does not know
+    HELLO quotes its arguments, the password among them, which may come from a provider."""
+    text = subject.without_secrets(str(error).partition(", with args")[0])
+    return textwrap.shorten(text, LONGEST_TEXT, placeholder="...")
 
 
 def _typed(value: str) -> int | str:

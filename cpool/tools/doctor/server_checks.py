@@ -217,6 +217,19 @@ def is_replica(evidence: Evidence) -> Finding | None:
     )
 
 
+def is_cluster_node(evidence: Evidence) -> Finding | None:
+    server = reachable(evidence)
+    if server is None or server.info.get("redis_mode") != "cluster":
+        return None
+    return note(
+        "server-is-cluster-node",
+        seen="The server is a node of a cluster, and this client is for one server.",
+        matters="Keys that other nodes hold raise MovedError.",
+        fix="Unless it is meant for this node only: RedisCluster.from_url(url,"
+        " connection_pool_class=cpool.ConnectionPool)",
+    )
+
+
 def far(evidence: Evidence) -> Finding | None:
     server = reachable(evidence)
     if server is None or server.round_trip_ms(50) <= FAR_MS:
@@ -274,6 +287,7 @@ CHECKS: tuple[Check, ...] = (
     no_keepalive,
     memory_full,
     is_replica,
+    is_cluster_node,
     far,
     jitter,
     tls,
