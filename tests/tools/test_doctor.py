@@ -34,7 +34,7 @@ from cpool.tools.doctor.process import Green, Interpreter, Module, Process
 from cpool.tools.doctor.server import Server
 from cpool.tools.doctor.subject import Probe, Subject
 from cpool.tools.servers import EmbeddedServer
-from tests.connection.fakeserver import FakeServer
+from tests.connection.fakeserver import CLOSE, FakeServer
 from tests.support.servers import ACLServer, StartServer, TLSServer
 
 ROOT = Path(__file__).parents[2]
@@ -479,6 +479,7 @@ def test_an_exhausted_pool_is_found_without_waiting_for_it(
     finding = found(diagnosis, "pool-exhausted")
     assert finding.level == "problem" and "2 of max_connections=2" in finding.seen
     assert "max_connections" in finding.fix and "release()" in finding.fix
+    assert "ping-failed" not in ids(diagnosis)
     assert diagnosis.facts["server"]["reachable"] is True
 
 
@@ -549,6 +550,14 @@ def test_a_server_that_says_nothing_is_found(add: Add) -> None:
     with FakeServer({"HELLO": lambda words: b"", "CLIENT": lambda words: b""}) as server:
         client = add(cpool.Redis(port=server.port, protocol=3, socket_timeout=0.05))
         assert "firewalls" in found(examine(client), "server-unreachable").fix
+
+
+def test_a_handshake_that_fails_is_not_tried_as_often_as_the_client_would(add: Add) -> None:
+    retry = redis.retry.Retry(redis.backoff.NoBackoff(), 9)
+    with FakeServer({"HELLO": CLOSE, "CLIENT": CLOSE}) as server:
+        client = add(cpool.Redis(port=server.port, protocol=3, retry=retry))
+        assert "server-unreachable" in ids(examine(client))
+        assert len(server.connections) <= 2
 
 
 def test_a_server_without_resp3_is_found_and_examined_all_the_same(add: Add) -> None:
