@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     from cpool.tools import run
     from cpool.tools.bench import command as bench
     from cpool.tools.demo import command as demo
+    from cpool.tools.doctor import command as doctor
 
     parser = Parser(
         prog="python -m cpool", description="Connection pools for redis-py on a compiled core."
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     bench.add_parser(commands)
     demo.add_parser(commands)
+    doctor.add_parser(commands)
     run.add_parser(commands)
     return parser
 
