@@ -211,21 +211,22 @@ class Pair:
 
 
 def run(command: Sequence[str], log: Path, cwd: Path | None = None) -> tuple[int, str]:
-    """Run a command; return its status and its output, which is added to the log."""
+    """Run a command whose output goes to the end of the log; return its status and output."""
     environment = {k: v for k, v in os.environ.items() if k not in FOREIGN_VARIABLES}
-    done = subprocess.run(
-        command,
-        cwd=cwd or log.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    with log.open("a", encoding="utf-8") as stream:
-        stream.write(f"+ {' '.join(command)}\n{done.stdout}\n")
-    return done.returncode, done.stdout
+    with log.open("a+b") as stream:
+        stream.write(f"+ {' '.join(command)}\n".encode())
+        stream.flush()
+        begin = stream.tell()
+        done = subprocess.run(
+            command,
+            cwd=cwd or log.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        stream.seek(begin)
+        return done.returncode, stream.read().decode(errors="replace")
 
 
 def run_or_raise(command: Sequence[str], log: Path, cwd: Path | None = None) -> None:

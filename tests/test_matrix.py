@@ -139,6 +139,22 @@ def test_what_stops_a_pair_becomes_its_outcome(
         assert "-x" in fake.commands[-1] and result.counts == {"passed": 5}
 
 
+def test_all_output_is_in_the_log_and_only_a_commands_own_is_returned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    log = tmp_path / "log"
+    code = "import os, sys; print('to', sys.argv[1]); sys.exit('PYTHONPATH' in os.environ)"
+    for word in ("begin", "end"):
+        status, output = matrix.run([sys.executable, "-c", code, word], log, tmp_path)
+        assert (status, output) == (0, f"to {word}\n")
+    with pytest.raises(matrix.SetupError, match="(?s)failed, see .*no such option"):
+        matrix.run_or_raise([sys.executable, "-c", "raise SystemExit('no such option')"], log)
+    told = log.read_text()
+    assert "to begin\n" in told and "to end\n" in told and "\nno such option\n" in told
+    assert told.count(f"+ {sys.executable}") == 3
+
+
 def test_one_pair_that_failed_fails_the_whole_and_one_not_tried_even_more() -> None:
     def status(*outcomes: str) -> int:
         return matrix.exit_status([matrix.Result(HERE, "8.1.0", text) for text in outcomes])
