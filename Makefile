@@ -4,7 +4,7 @@ REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build lint workflows test slow sanitizers fuzz suite package wheels docs demo bench ci
+.PHONY: help build lint workflows test slow matrix sanitizers fuzz suite package wheels docs demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,6 +24,9 @@ test:  ## the tests, on all CPUs
 
 slow:  ## the tests that take more than a few seconds
 	$(PYTHON) -m pytest -m slow
+
+matrix:  ## the tests with every Python that is here and every redis-py
+	$(PYTHON) -m tests.matrix
 
 sanitizers:  ## the C core's tests under ASan, UBSan and TSan
 	$(PYTHON) -m pytest tests/c -m "not soak"

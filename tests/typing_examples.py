@@ -94,6 +94,8 @@ assert_type(TenantClient.from_url("redis://localhost"), TenantClient)
 
 assert_type(cpool.fast_path.stats().taken, int)
 assert_type(cpool.fast_path.stats().refused, dict[str, int])
+assert_type(examine(pool), Diagnosis)
+assert_type([finding.fix for finding in examine(processes=4).findings], list[str])
 
 # An ignored error that is none is an error: these must be refused.
 pool.stats().open = 1  # type: ignore[misc]

@@ -81,7 +81,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def test_every_command_of_the_command_line_is_told() -> None:
     told = re.findall(r"^## (\w+)$", text_of("tools.md"), re.MULTILINE)
-    assert set(commands()) <= set(told)
+    assert set(commands()) == set(told)
 
 
 @pytest.mark.parametrize("command", sorted(set(commands()) - {"run"}))

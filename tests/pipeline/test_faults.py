@@ -219,7 +219,6 @@ def test_a_server_that_stops_answering_is_a_read_timeout(
         results = []
         for kind in KINDS:
             with client_of(kind, proxy, socket_timeout=SHORT_S) as client:
-                client.ping()
                 pipe = queue(client.pipeline(transaction))
                 proxy.replies.stall(after_bytes=after)
                 text = "socket" if kind == "cpool" else "(socket|127.0.0.1:)"
