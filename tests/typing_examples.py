@@ -14,6 +14,7 @@ from typing_extensions import Unpack, assert_type
 
 import cpool
 from cpool.arguments import ClientArguments
+from cpool.tools.doctor import Diagnosis, examine
 
 # Pools
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,7 +96,9 @@ def test_a_side_that_fails_fails_the_others_of_its_group_too(contest: ModuleType
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", str(BENCH), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    # pytest-benchmark does nothing in a worker of xdist, and knows it by the environment.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 def test_pytest_bench_compares_the_sides_of_a_group(tmp_path: Path) -> None:
