@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from _contest import Group
 from _process import BENCH_DIR
 from _report import COLUMNS, facts_text, overview
-from _sides import CPOOL, GLIDE, POOL, REDIS_PY, VALKEY
+from _sides import CPOOL, GENERATOR, GLIDE, POOL, REDIS_PY, VALKEY
 
 ROOT = BENCH_DIR.parent
 RESULTS = BENCH_DIR / "results.json"
@@ -27,6 +28,7 @@ README, DOCS = ROOT / "README.md", ROOT / "docs" / "benchmarks"
 BEGIN, END = "<!-- figures: bench/publish.py -->\n", "<!-- end of figures -->\n"
 SHOWN_SIDES = (REDIS_PY, VALKEY, GLIDE, POOL, CPOOL)
 TITLES = {POOL: "cpool, pool only", CPOOL: "`cpool.Redis`"}
+HEADLINE = "GET, 32 threads"
 SHOWN = (
     "GET, one thread",
     "GET, 8 threads",
@@ -43,6 +45,7 @@ SHOWN = (
 )
 COLOURS = {VALKEY: "#999999", GLIDE: "#E69F00", POOL: "#56B4E9", CPOOL: "#0072B2"}
 SIGNIFICANT_DIGITS = 5
+WIDTH = 99
 
 
 # ---- the file of results ------------------------------------------------------------------
@@ -83,6 +86,28 @@ def readme_table(results: dict[str, Any]) -> str:
     rows = [[name, *readme_cells(groups[name])] for name in SHOWN]
     titles = [TITLES.get(side, side) for side in SHOWN_SIDES]
     return markdown(["", *titles, "times redis-py"], rows)
+
+
+def headline(results: dict[str, Any]) -> str:
+    """Return the README's one sentence with figures."""
+    group = next(group for group in groups_of(results) if group.name == HEADLINE)
+    gain = group.gain(CPOOL)
+    ours, theirs, in_c = (
+        group.shown(group.spread(side).median).removesuffix("/s")
+        for side in (CPOOL, REDIS_PY, GENERATOR)
+    )
+    machine = results["machine"]
+    text = (
+        f"With 32 threads on one client, `cpool.Redis` gets **{gain.median:.1f} times** as many"
+        f" values per second as `redis.Redis`: {ours} against {theirs}, where"
+        f" `redis-benchmark`, in C, gets {in_c} with 32 connections. (GET of 64 bytes; redis-py"
+        f" {machine['redis-py']} with hiredis {machine['hiredis']}; {machine['CPUs']} CPUs,"
+        f" {machine['server']} on the same machine, Python {machine['Python']}; median of"
+        f" {len(group.rounds)} paired rounds, {gain.lowest:.1f} to {gain.highest:.1f}, each side"
+        " in a fresh process. The factor depends on the machine, and grows with the threads,"
+        " among which redis-py gets slower.)"
+    )
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def readme_cells(group: Group) -> Iterable[str]:
@@ -167,7 +192,7 @@ def draw_side(axes: Any, groups: Sequence[Group], side: str, number: int) -> Non
 def texts_of(results: dict[str, Any]) -> dict[Path, str]:
     """Return what the files made of the results have to hold; the plot aside."""
     return {
-        README: with_table(README.read_text(), readme_table(results)),
+        README: with_table(README.read_text(), f"{headline(results)}\n{readme_table(results)}"),
         DOCS / "table.md": docs_table(results),
     }
 

@@ -15,10 +15,8 @@ from tests.support.examples import (
     Block,
     blocks_of,
     files_in,
-    options_in,
     run,
 )
-from tests.support.signatures import own_options
 
 PATH = ROOT / "README.md"
 README = PATH.read_text()
@@ -34,10 +32,6 @@ def test_the_python_of_the_readme_runs(block: Block, redis_server: EmbeddedServe
 
 def test_the_readme_has_examples() -> None:
     assert len(EXAMPLES) >= 4
-
-
-def test_the_options_are_all_of_cpools_own_with_their_defaults() -> None:
-    assert options_in(README) == own_options()
 
 
 def test_every_file_the_readme_names_exists() -> None:
