@@ -4,7 +4,7 @@ REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build lint workflows test slow matrix sanitizers fuzz suite package wheels docs demo bench ci
+.PHONY: help build lint test slow matrix sanitizers fuzz suite package wheels docs demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -14,10 +14,6 @@ build:  ## build the compiled modules in place, with all that the tasks need
 
 lint:  ## lints, formats, types
 	.ci/lint
-
-workflows:  ## the workflows' security and CI's scripts: zizmor, shellcheck
-	zizmor --offline .github
-	shellcheck $$(grep -l "^#!" .ci/*)
 
 test:  ## the tests, on all CPUs
 	$(PYTHON) -m pytest -n auto
