@@ -73,6 +73,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     """
 
     _exhausted_text = "Too many connections"
+    # No function of ours calls it: redis-py counts frames to find whom to warn of.
+    _warn_of_arguments = staticmethod(_deprecated_call)
 
     # A connection class of somebody's own takes whatever keywords it likes.
     @overload
@@ -324,9 +326,6 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _timed_out(self) -> errors.ConnectionPoolTimeoutError:
         return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats())
-
-    def _warn_of_arguments(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        _deprecated_call(*args, **options)
 
     # What redis-py does to all connections
 

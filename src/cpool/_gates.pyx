@@ -27,9 +27,10 @@ cdef extern from *:
         return 0;
     }
     static int cp_start_watching(uint64_t *events) {
-        int id = PyDict_AddWatcher(cp_on_dict_event);
+        /* 3.13.0 does not tell of attributes set on an instance (gh-125608). */
+        int id = Py_Version >> 8 == 0x030D00 ? -1 : PyDict_AddWatcher(cp_on_dict_event);
         if (id < 0)
-            PyErr_Clear(); /* all taken: events stay 0 */
+            PyErr_Clear(); /* all taken, or of no use: events stay 0 */
         else
             *events = 1;
         cp_dict_events = events;

@@ -181,7 +181,7 @@ cdef class PoolBase:
         ConnectionPoolTimeoutError), and what connecting raises; no slot is lost.
         The arguments are redis-py's deprecated ones and have no effect."""
         if args or options:
-            self._warn_of_arguments(args, options)
+            self._warn_of_arguments(*args, **options)
         return self.checkout(True) if self.metrics_off() else self._measured_checkout()
 
     def _checkout(self):

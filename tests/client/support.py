@@ -20,7 +20,6 @@ ARGUMENTS = inspect.signature(redis.Redis.__init__).parameters
 HAS_LEGACY_RESPONSES = "legacy_responses" in ARGUMENTS  # redis-py 8
 HAS_RECONNECT = hasattr(redis.connection.AbstractConnection, "mark_for_reconnect")  # 7
 HAS_BYTEARRAYS = HAS_LEGACY_RESPONSES  # as arguments
-HAS_FAILURE_COUNT = "with_failure_count" in inspect.signature(Retry.call_with_retry).parameters
 
 
 def typed(value: Any) -> Any:

@@ -32,7 +32,7 @@ from tests.client.support import (
 )
 from tests.client.test_errors import state_of
 from tests.connection.fakeserver import FakeServer
-from tests.pool.support import Task, assert_whole, fork, run_in_child
+from tests.pool.support import REDIS_VERSION, Task, assert_whole, fork, run_in_child
 
 needs_reconnect = pytest.mark.skipif(not HAS_RECONNECT, reason="since redis-py 7")
 
@@ -103,11 +103,15 @@ def test_a_reconnect_that_fails_is_the_commands_error(
             if fails:
                 raise ValueError("and that")
 
-        got = during_get(client, mark), state_of(client)
+        error, state = during_get(client, mark), state_of(client)
         connections[0].port = server.port
-        return got, client.get("k"), state_of(client)
+        assert single or not isinstance(client, cpool.Redis) or state == ((1, 0), [False])
+        if not single and REDIS_VERSION < (8, 1):
+            state = "redis-py lost the slot"
+        return error, state, client.get("k")
 
-    assert both(server, scenario, single_connection_client=single)[0][0][1] is ConnectionError
+    error = both(server, scenario, single_connection_client=single)[0]
+    assert error[1] is ConnectionError
 
 
 @needs_reconnect
@@ -276,7 +280,7 @@ def test_replies_nobody_asked_for_are_not_the_next_commands(
 ) -> None:
     server.replies["GET"] = b"$5\r\nvalue\r\n" + extra
 
-    for library in LIBRARIES if HAS_RECONNECT else [cpool]:  # older ones mix them up
+    for library in LIBRARIES if REDIS_VERSION >= (8, 0) else [cpool]:  # older ones mix them up
         with client_of(library, server, protocol=2) as client:
             got = [client.get("k"), client.ping(), client.get("k")]
             assert got == [b"value", True, b"value"]

@@ -21,7 +21,7 @@ from redis.connection import PythonRespSerializer
 from redis.exceptions import ConnectionError, DataError, InvalidResponse, ResponseError
 
 import cpool
-from tests.codec.oracles import BYTEARRAY, needs_bytearrays
+from tests.codec.oracles import BYTEARRAY, needs_bytearrays, takes_bytearrays
 from tests.codec.replies import read
 from tests.codec.test_packer_properties import ARGUMENTS, NAMES, outcome
 
@@ -153,6 +153,13 @@ def test_a_large_argument_may_change_once_it_is_sent(pair: Pair) -> None:
     assert read(pair.sent()) == [b"SET", b"k", b"v" * 20_000]
 
 
+def as_it_takes_them(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Bytes for bytearrays, which are sent with every redis-py: those before 8 refuse them."""
+    if takes_bytearrays():
+        return args
+    return tuple(bytes(arg) if type(arg) is bytearray else arg for arg in args)
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, ARGUMENTS, ARGUMENTS), max_size=4),
        st.sampled_from(["utf-8", "latin-1", "utf-16"]))  # fmt: skip
@@ -164,7 +171,7 @@ def test_any_command_goes_out_as_redis_py_packs_it(
     serializer = PythonRespSerializer(6000, encode)
     try:
         for args in commands:
-            expected = outcome(serializer.pack, args)
+            expected = outcome(serializer.pack, as_it_takes_them(args))
             try:
                 pair.connection.send_command(*args)
             except Exception as error:

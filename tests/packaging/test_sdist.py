@@ -11,6 +11,9 @@ import pytest
 
 from tests.packaging.conftest import LEFTOVERS, ROOT, TOP_LEVEL, run
 
+# Every command of setup.py first translates the Cython sources, on all CPUs that are free.
+pytestmark = pytest.mark.timeout(300)
+
 
 def files_of(archive: Path) -> dict[str, bytes]:
     """Path below the archive's one directory -> content."""

@@ -264,14 +264,18 @@ class Wire:
     def connect(self, library: Any = cpool, **options: Any) -> Link:
         """Make a connection and connect it. With protocol=3 the peer answers HELLO."""
         conn = self.connection(library, **options)
-        accepted = Task(self.accept)
+        greet = self._accept_hello if int(options.get("protocol", 2)) == 3 else self.accept
+        accepted = Task(greet)
         dialled = Task(conn.connect)
         peer = accepted.result()
-        if int(options.get("protocol", 2)) == 3:
-            assert peer.recv(len(HELLO), socket.MSG_WAITALL if self.kind != "tls" else 0) == HELLO
-            peer.sendall(b"%1\r\n$5\r\nproto\r\n:3\r\n")
         dialled.result()
         return Link(conn, peer)
+
+    def _accept_hello(self) -> socket.socket:
+        peer = self.accept()
+        assert peer.recv(len(HELLO), socket.MSG_WAITALL if self.kind != "tls" else 0) == HELLO
+        peer.sendall(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+        return peer
 
     def accept(self) -> socket.socket:
         """Take a connection; under TLS shake hands."""
