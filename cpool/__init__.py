@@ -5,7 +5,7 @@ and the sentinel pool), or `redis.Redis` by `cpool.Redis`; everything else of a 
 stays as it is. Where others name redis-py's classes, `cpool.install()` replaces them.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from cpool import fast_path
 from cpool.client import Pipeline, Redis, StrictRedis, from_url
@@ -20,10 +20,23 @@ from cpool.sentinel import (
 )
 from cpool.stats import PoolStats
 
-try:
-    __version__ = version("redis-cpool")
-except PackageNotFoundError:  # imported from a tree that was never installed
-    __version__ = "0+unknown"
+__version__: str
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Look the version up when it is asked for: it is a third of the import."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("redis-cpool")
+        except PackageNotFoundError:  # imported from a tree that was never installed
+            found = "0+unknown"
+        globals()[name] = found
+        return found
+
 
 __all__ = [
     "BlockingConnectionPool",

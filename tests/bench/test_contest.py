@@ -129,3 +129,9 @@ def test_an_option_out_of_range_is_refused() -> None:
     assert done.returncode == 4
     assert "--rounds" in done.stderr
     assert "at least 1" in done.stderr
+
+
+def test_what_is_published_was_made_of_the_kept_run() -> None:
+    command = [sys.executable, str(BENCH / "publish.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
