@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -402,4 +403,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # A terminated run stops as an interrupted one does; a shell's background jobs start with
+    # SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
