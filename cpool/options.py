@@ -47,7 +47,11 @@ def connection_class(given: Any, kwargs: dict[str, Any]) -> Any:
 
 def max_connections(given: Any) -> int:
     """Return the limit: redis-py's default for None or 0, its error for nonsense."""
-    limit = given or _DEFAULT_MAX_CONNECTIONS
+    return live_max_connections(given or _DEFAULT_MAX_CONNECTIONS)
+
+
+def live_max_connections(limit: Any) -> int:
+    """Return the limit of a live pool, where 0 means that no connection may be made."""
     if not isinstance(limit, int) or limit < 0:
         raise ValueError('"max_connections" must be a positive integer')
     return limit

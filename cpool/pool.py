@@ -180,7 +180,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     @max_connections.setter
     def max_connections(self, value: int) -> None:
-        self._max_connections = value
+        self._max_connections = options.live_max_connections(value)
         self._set_max_connections(value)
 
     # Life of the pool

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, MaxConnectionsError
 
 import cpool
 from tests.pool.conftest import MakePool
@@ -172,3 +172,18 @@ def test_a_reply_beyond_the_limit_is_refused_and_costs_no_slot(
             client.get("long")
         assert len(client.get("fits")) == 100
     assert pool.stats().in_use == 0
+
+
+@pytest.mark.parametrize("value", [-1, "10", 1.5, None])
+def test_a_live_pool_refuses_a_limit_that_is_none(value: Any) -> None:
+    pool = cpool.ConnectionPool(connection_class=StubConnection, max_connections=2)
+    with pytest.raises(ValueError, match="max_connections"):
+        pool.max_connections = value
+    assert pool.max_connections == pool.stats().max_connections == 2
+
+
+def test_a_live_limit_of_0_makes_no_connection() -> None:
+    pool = cpool.ConnectionPool(connection_class=StubConnection, max_connections=2)
+    pool.max_connections = 0
+    with pytest.raises(MaxConnectionsError):
+        pool.get_connection()
