@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from _process import VALUE, BenchmarkFailed, Result, Task
+from _sides import CPOOL, HIREDIS, LIBVALKEY, PURE
 
-HIREDIS, LIBVALKEY, PURE, CPOOL = "hiredis", "libvalkey", "redis-py pure", "cpool"
 CODECS = (HIREDIS, LIBVALKEY, PURE, CPOOL)
 SOCKET_READ_SIZE, BLOCK_S = 65536, 0.003
 
@@ -173,9 +173,9 @@ def work(task: Task) -> Result:
 
 def require_agreement(case: str, blocks: dict[str, Block]) -> None:
     results = {name: block(2) for name, block in blocks.items()}
-    disagree = [name for name, result in results.items() if result != results[HIREDIS]]
+    disagree = [name for name, result in results.items() if result != results[PURE]]
     if disagree:
-        raise BenchmarkFailed(f"{case}: {', '.join(disagree)} disagree with {HIREDIS}")
+        raise BenchmarkFailed(f"{case}: {', '.join(disagree)} disagree with {PURE}")
 
 
 def time_s(block: Block, count: int) -> float:

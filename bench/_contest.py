@@ -15,6 +15,7 @@ from _process import BenchmarkFailed, Result, Task
 
 from cpool.tools.figures import Spread, paired_ratio
 
+ROUNDS, SECONDS = 5, 0.3  # of a run, unless it is told others
 Measure = Callable[[str], Result]
 Progress = Callable[[str], None]
 

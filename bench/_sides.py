@@ -17,14 +17,18 @@ from typing import Any
 
 from _process import KEY, VALUE, CannotRun, Task
 
-REDIS_PY, PURE = "redis-py", "redis-py pure"
+REDIS_PY, PURE, RESP2 = "redis-py", "redis-py pure", "redis-py RESP2"
 VALKEY, GLIDE = "valkey-py", "valkey-glide"
 POOL, CPOOL = "cpool pool", "cpool"
+HIREDIS, LIBVALKEY = "hiredis", "libvalkey"  # codecs alone
 GENERATOR, C_LOOP = "redis-benchmark", "C loop"
 
 OURS = (POOL, CPOOL)
 CLIENTS = (REDIS_PY, PURE, VALKEY, GLIDE, POOL, CPOOL)
 POOLS = (REDIS_PY, VALKEY, CPOOL)
+# Where RESP3 costs redis-py time (handshake, maps), it is compared by RESP2, its faster protocol.
+POOLS_RESP2 = (RESP2, VALKEY, CPOOL)
+CLIENTS_RESP2 = (RESP2, *CLIENTS[1:])
 NOISE_VARIABLE = "CPOOL_BENCH_NOISE"
 GLIDE_LIMIT_MS = 10_000  # the default of 250 ms would end a run on a busy machine
 
@@ -40,6 +44,7 @@ class Side:
 
 SIDES = {
     REDIS_PY: Side("redis.Redis with hiredis", ("redis", "hiredis"), "redis hiredis"),
+    RESP2: Side("redis.Redis with hiredis, protocol=2", ("redis", "hiredis"), "redis hiredis"),
     PURE: Side("redis.Redis with its Python parser and packer", ("redis",), "redis"),
     VALKEY: Side("valkey.Valkey with libvalkey", ("valkey", "libvalkey"), "valkey[libvalkey]"),
     GLIDE: Side(
@@ -47,6 +52,8 @@ SIDES = {
         ("glide_sync",),
         "valkey-glide-sync",
     ),
+    HIREDIS: Side("hiredis-py's pack_command and Reader", ("hiredis",), "hiredis"),
+    LIBVALKEY: Side("libvalkey-py's pack_command and Reader", ("libvalkey",), "libvalkey"),
     POOL: Side("redis.Redis on cpool.ConnectionPool", ("cpool",), "redis-cpool"),
     CPOOL: Side("cpool.Redis", ("cpool",), "redis-cpool"),
 }
@@ -92,6 +99,8 @@ def open_pool(task: Task, **options: Any) -> Any:
     kind = "BlockingConnectionPool" if "connections" in task else "ConnectionPool"
     if "connections" in task:
         options["max_connections"] = task["connections"]
+    if task["side"] == RESP2:
+        options["protocol"] = 2
     return getattr(module, kind)(**address(module, task), **options)
 
 
@@ -131,13 +140,14 @@ def open_glide(task: Task) -> Any:
 
 OPENERS: dict[str, Callable[[Task], Any]] = {
     REDIS_PY: open_on_pool,
+    RESP2: open_on_pool,
     PURE: open_on_pool,
     VALKEY: open_on_pool,
     GLIDE: open_glide,
     POOL: open_on_pool,
     CPOOL: open_on_pool,
 }
-PARSERS = {REDIS_PY: "hiredis", PURE: "resp", VALKEY: "libvalkey"}
+PARSERS = {REDIS_PY: "hiredis", RESP2: "hiredis", PURE: "resp", VALKEY: "libvalkey"}
 
 
 def require_parser(side: str, client: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from _server import Server
-from _sides import CLIENTS, CPOOL, GENERATOR, GLIDE, POOL, REDIS_PY, VALKEY
+from _sides import CLIENTS, CLIENTS_RESP2, CPOOL, GENERATOR, GLIDE, POOL, REDIS_PY, RESP2, VALKEY
 
 Compare = Callable[..., None]
 SIZES = {"1 KiB": 1 << 10, "64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24}
@@ -23,9 +23,9 @@ def bench_pipeline(compare: Compare, server: Server, side: str, depth: int) -> N
     compare(name, "calls", server, call="pipeline of GETs", per=depth)
 
 
-@pytest.mark.parametrize("side", CLIENTS)
+@pytest.mark.parametrize("side", CLIENTS_RESP2)
 def bench_large_reply(compare: Compare, server: Server, side: str) -> None:
-    compare("HGETALL of 1,000 fields", "calls", server, call="HGETALL")
+    compare("HGETALL of 1,000 fields", "calls", server, base=RESP2, call="HGETALL")
 
 
 @pytest.mark.parametrize("side", (REDIS_PY, VALKEY, GLIDE, POOL, CPOOL))

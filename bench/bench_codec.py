@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from _codec import CODECS, HIREDIS, PACKED, PARSED
+from _codec import CODECS, PACKED, PARSED
 from _contest import task_of
 from _process import Result, call_worker
 from _server import Server
+from _sides import HIREDIS
 
 ROUND_S = 0.15
 

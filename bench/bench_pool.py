@@ -10,7 +10,7 @@ from _load import memory_is_readable
 from _process import Result, call_worker
 from _relay import CountingRelay
 from _server import Server
-from _sides import CPOOL, POOLS, REDIS_PY
+from _sides import CPOOL, POOLS, POOLS_RESP2, REDIS_PY, RESP2
 
 Compare = Callable[..., None]
 Measure = Callable[..., Group]
@@ -21,9 +21,9 @@ def bench_checkout(compare: Compare, server: Server, side: str) -> None:
     compare("checkout and return", "checkout", server)
 
 
-@pytest.mark.parametrize("side", POOLS)
+@pytest.mark.parametrize("side", POOLS_RESP2)
 def bench_opening(compare: Compare, server: Server, side: str) -> None:
-    compare("opening a connection", "opening", server)
+    compare("opening a connection", "opening", server, base=RESP2)
 
 
 @pytest.mark.parametrize("side", (REDIS_PY, CPOOL))
@@ -31,7 +31,7 @@ def bench_import(compare: Compare, server: Server, side: str) -> None:
     compare("import redis; and cpool", "importing", server)
 
 
-@pytest.mark.parametrize("side", POOLS)
+@pytest.mark.parametrize("side", (REDIS_PY, *POOLS_RESP2))
 def bench_round_trips(measure: Measure, server: Server, side: str) -> None:
     def count(side: str) -> Result:
         relay = CountingRelay(server)
@@ -41,7 +41,9 @@ def bench_round_trips(measure: Measure, server: Server, side: str) -> None:
         return {"trips": relay.count()}
 
     name = "round trips to open one"
-    assert measure(name, "", server, metric="trips", unit="round trips", by=count).rounds
+    assert measure(
+        name, "", server, base=RESP2, metric="trips", unit="round trips", by=count
+    ).rounds
 
 
 @pytest.mark.skipif(not memory_is_readable(), reason="resident memory is read from /proc")

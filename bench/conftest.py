@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _contest import CLOCK, Contests, Group, interleave, replay, task_of
+from _contest import CLOCK, ROUNDS, SECONDS, Contests, Group, interleave, replay, task_of
 from _floors import compiled_loop, loop_of_gets, redis_benchmark, require_floor
 from _process import CannotRun, Result, bound_to, call_worker, usable_cpus
 from _report import COLUMNS, facts_text, overview, warnings_of
@@ -22,10 +23,10 @@ from _sides import C_LOOP, GENERATOR, NOISE_VARIABLE, REDIS_PY, noise_run, requi
 from cpool.tools.machine import machine_facts, version_of
 from cpool.tools.tables import print_table
 
-ROUNDS, SECONDS = 5, 0.3
 OVERVIEW_WIDTH = 172
 KEY_OF_CONTESTS = pytest.StashKey[Contests]()
 KEY_OF_FACTS = pytest.StashKey[dict[str, Any]]()
+KEY_OF_BUSY = pytest.StashKey[int]()
 PEERS = {"valkey-py": "valkey", "libvalkey": "libvalkey", "valkey-glide": "valkey-glide-sync"}
 
 
@@ -44,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def at_least(least: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def number(text: str) -> Any:
         value = kind(text)
-        if value < least:
+        if not least <= value < math.inf:
             raise ValueError
         return value
 
@@ -54,7 +55,9 @@ def at_least(least: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[KEY_OF_CONTESTS] = Contests()
-    config.stash[KEY_OF_FACTS] = machine_facts() | {n: version_of(d) for n, d in PEERS.items()}
+    facts = machine_facts() | {name: version_of(package) for name, package in PEERS.items()}
+    config.stash[KEY_OF_BUSY] = facts.pop("busy %")
+    config.stash[KEY_OF_FACTS] = facts
     if config.getoption("--noise"):
         pytest.MonkeyPatch().setenv(NOISE_VARIABLE, "1")  # for the workers
 
@@ -91,7 +94,11 @@ def require(side: str) -> None:
 
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config) -> Iterator[Server]:
-    with started_server(pytestconfig.getoption("--server")) as server:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(started_server(pytestconfig.getoption("--server")))
+        except CannotRun as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
         pytestconfig.stash[KEY_OF_FACTS]["server"] = server.name
         yield server
 
@@ -184,28 +191,37 @@ def progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(config: pytest.Config) -> Generator[None, None, None]:
+    """Print the overview below pytest-benchmark's tables, also where those end in an error."""
+    try:
+        return (yield)
+    finally:
+        print_overview(config)
+
+
+def print_overview(config: pytest.Config) -> None:
     groups = config.stash[KEY_OF_CONTESTS].groups.values()
     if not groups:
         return
-    facts = config.stash[KEY_OF_FACTS]
     title = "All groups: median; times better than the first column's, paired by rounds (spread)"
     print_table(title, ("", *COLUMNS), overview(groups), width=OVERVIEW_WIDTH)
-    print(facts_text(facts))
-    print(*warnings_of(facts, noise_run()), sep="\n")
+    print(facts_text(config.stash[KEY_OF_FACTS]))
+    print(*warnings_of(config.stash[KEY_OF_BUSY], noise_run()), sep="\n")
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     return config.stash[KEY_OF_FACTS]
 
 
-def pytest_benchmark_generate_commit_info() -> dict[str, Any]:
-    return {"id": "unversioned", "project": "cpool", "time": None, "branch": None}
+def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
+    commit_info["project"] = "cpool"  # not the name of a folder here
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Keep the rounds as they were taken: publish.py makes the tables and the plot of them."""
     groups = config.stash[KEY_OF_CONTESTS].groups.values()
     output_json["groups"] = [dataclasses.asdict(group) for group in groups]
-    output_json["options"] = {name: config.getoption(name) for name in ("rounds", "seconds")}
+    options = {name: config.getoption(name) for name in ("rounds", "seconds", "noise")}
+    output_json["options"] = options
+    output_json["busy_percent"] = config.stash[KEY_OF_BUSY]

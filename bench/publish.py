@@ -4,12 +4,14 @@
     python bench/publish.py run.json
 
 The run's rounds are kept in results.json, and everything else is made of that file; without an
-argument it is made anew, and --check tells by the exit status whether it would change.
+argument it is made anew, and --check tells by the exit status whether it would change. A run that
+is not to be trusted (parts of it missing, too short, on a busy machine) is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import textwrap
@@ -17,14 +19,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _contest import Group
+from _contest import ROUNDS, SECONDS, Group
 from _process import BENCH_DIR
-from _report import COLUMNS, facts_text, overview
-from _sides import CPOOL, GENERATOR, GLIDE, POOL, REDIS_PY, VALKEY
+from _report import BUSY_LIMIT_PERCENT, COLUMNS, facts_text, overview
+from _sides import CPOOL, GENERATOR, GLIDE, POOL, REDIS_PY, RESP2, VALKEY
 
 ROOT = BENCH_DIR.parent
 RESULTS = BENCH_DIR / "results.json"
 README, DOCS = ROOT / "README.md", ROOT / "docs" / "benchmarks"
+PLOT = DOCS / "ratios.svg"
 BEGIN, END = "<!-- figures: bench/publish.py -->\n", "<!-- end of figures -->\n"
 SHOWN_SIDES = (REDIS_PY, VALKEY, GLIDE, POOL, CPOOL)
 TITLES = {POOL: "cpool, pool only", CPOOL: "`cpool.Redis`"}
@@ -51,13 +54,49 @@ WIDTH = 99
 # ---- the file of results ------------------------------------------------------------------
 
 
+class NotToBePublished(Exception):
+    """Say what is wrong with a run."""
+
+
 def kept_of(run: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a run's JSON is kept: the machine, the options, the rounds."""
+    """Return what of a run's JSON is kept: code, machine, options, rounds.
+
+    Raises NotToBePublished.
+    """
+    refuse_unfit(run)
+    commit = run["commit_info"]
     return {
         "date": run["datetime"][:10],
+        "commit": f"{commit.get('id', 'unknown')[:12]}{'+' if commit.get('dirty') else ''}",
         "machine": run["machine_info"],
         "options": run["options"],
         "groups": rounded(run["groups"]),
+    }
+
+
+def refuse_unfit(run: dict[str, Any]) -> None:
+    options, busy = run["options"], run["busy_percent"]
+    reasons = {
+        "it is a noise run": options["noise"],
+        f"it has fewer than {ROUNDS} rounds of {SECONDS} s": options["rounds"] < ROUNDS
+        or options["seconds"] < SECONDS,
+        f"the machine was busy with other work: {busy} %": busy > BUSY_LIMIT_PERCENT,
+        **missing_in({group["name"]: group for group in run["groups"]}),
+    }
+    found = [reason for reason, is_so in reasons.items() if is_so]
+    if found:
+        raise NotToBePublished(f"not published: {'; '.join(found)}")
+
+
+def missing_in(groups: dict[str, dict[str, Any]]) -> dict[str, bool]:
+    """Name the groups, and the sides of the first ones, that the README's table wants."""
+    wanted = {CPOOL, POOL, VALKEY, GLIDE, GENERATOR, REDIS_PY}
+    sides = set(groups[HEADLINE]["rounds"][0]) if HEADLINE in groups else wanted
+    return {
+        f"no group {', '.join(sorted(set(SHOWN) - groups.keys()))}": bool(
+            set(SHOWN) - groups.keys()
+        ),
+        f"nothing of {', '.join(sorted(wanted - sides))}": bool(wanted - sides),
     }
 
 
@@ -80,9 +119,6 @@ def groups_of(results: dict[str, Any]) -> list[Group]:
 def readme_table(results: dict[str, Any]) -> str:
     """Return the README's table: the groups in SHOWN, redis-py, its peers and cpool."""
     groups = {group.name: group for group in groups_of(results)}
-    missing = [name for name in SHOWN if name not in groups]
-    if missing:
-        raise SystemExit(f"the run has no group {', '.join(missing)}: publish a whole run")
     rows = [[name, *readme_cells(groups[name])] for name in SHOWN]
     titles = [TITLES.get(side, side) for side in SHOWN_SIDES]
     return markdown(["", *titles, "times better than redis-py"], rows)
@@ -100,9 +136,9 @@ def headline(results: dict[str, Any]) -> str:
     text = (
         f"With 32 threads on one client, `cpool.Redis` gets **{gain.median:.1f} times** as many"
         f" values per second as `redis.Redis`: {ours} against {theirs}, where"
-        f" `redis-benchmark`, in C, gets {in_c} with 32 connections. (GET of 64 bytes; redis-py"
-        f" {machine['redis-py']} with hiredis {machine['hiredis']}; {machine['CPUs']} CPUs,"
-        f" {machine['server']} on the same machine, Python {machine['Python']}; median of"
+        f" `redis-benchmark`, in C on one thread, gets {in_c} with 32 connections. (GET of 64"
+        f" bytes; redis-py {machine['redis-py']} with hiredis {machine['hiredis']};"
+        f" {machine['CPUs']} CPUs, {machine['server']} on the same machine, Python {machine['Python']}; median of"
         f" {len(group.rounds)} paired rounds, {gain.lowest:.1f} to {gain.highest:.1f}, each side"
         " in a fresh process. The factor depends on the machine, and grows with the threads,"
         " among which redis-py gets slower.)"
@@ -112,9 +148,11 @@ def headline(results: dict[str, Any]) -> str:
 
 def readme_cells(group: Group) -> Iterable[str]:
     for side in SHOWN_SIDES:
-        yield group.shown(group.spread(side).median) if side in group.sides else ""
+        shown = group.base if side == REDIS_PY else side
+        figure = group.shown(group.spread(shown).median) if shown in group.sides else ""
+        yield f"{figure} (RESP2)" if shown == RESP2 else figure
     gain = group.gain(CPOOL)
-    yield f"**{gain.median:.1f}** ({gain.lowest:.1f}-{gain.highest:.1f})" if gain else ""
+    yield f"**{gain.median:.2f}** ({gain.lowest:.2f}-{gain.highest:.2f})" if gain else ""
 
 
 def docs_table(results: dict[str, Any]) -> str:
@@ -122,8 +160,8 @@ def docs_table(results: dict[str, Any]) -> str:
     rows = [[cell.replace("\n", "<br>") for cell in row] for row in overview(groups_of(results))]
     options = results["options"]
     about = (
-        f"Measured on {results['date']}, {options['rounds']} rounds of {options['seconds']} s a"
-        f" side: {facts_text(results['machine'])}."
+        f"Measured on {results['date']} at commit {results['commit']}, {options['rounds']} rounds"
+        f" of {options['seconds']} s a side: {facts_text(results['machine'])}."
     )
     return f"{markdown(['', *COLUMNS], rows)}\n{about}\n"
 
@@ -165,7 +203,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("times redis-py's speed (memory: times less); lines: lowest to highest round")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    # The title tells of which results the plot is.
+    metadata = {"Date": None, "Creator": None, "Title": digest_of(results)}
+    figure.savefig(path, metadata=metadata, bbox_inches="tight")
+
+
+def digest_of(results: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def draw_side(axes: Any, groups: Sequence[Group], side: str, number: int) -> None:
@@ -205,19 +249,38 @@ def main() -> int:
     parser.add_argument("run", nargs="?", help="what --benchmark-json wrote")
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
-    if args.run:
-        kept = kept_of(json.loads(Path(args.run).read_text()))
-        RESULTS.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
-    results = json.loads(RESULTS.read_text())
-    texts = texts_of(results)
-    if args.check:
-        stale = [path.name for path, text in texts.items() if path.read_text() != text]
-        print(*(f"not made of {RESULTS.name}: {name}" for name in stale), sep="\n", end="")
-        return 1 if stale else 0
+    if args.run and args.check:
+        parser.error("--check compares with what is kept: give no run")
+    try:
+        results = read_results(args.run)
+    except NotToBePublished as error:
+        print(error, file=sys.stderr)
+        return 1
+    return check(results) if args.check else publish(results)
+
+
+def read_results(run: str | None) -> dict[str, Any]:
+    """Return what is kept of a run, or what was kept before."""
+    if run is None:
+        return dict(json.loads(RESULTS.read_text()))
+    return kept_of(json.loads(Path(run).read_text()))
+
+
+def check(results: dict[str, Any]) -> int:
+    stale = [path.name for path, text in texts_of(results).items() if path.read_text() != text]
+    if digest_of(results) not in PLOT.read_text():
+        stale.append(PLOT.name)
+    print(*(f"not made of {RESULTS.name}: {name}" for name in stale), sep="\n", end="")
+    return 1 if stale else 0
+
+
+def publish(results: dict[str, Any]) -> int:
     DOCS.mkdir(parents=True, exist_ok=True)
+    texts = texts_of(results)
+    plot(results, PLOT)
     for path, text in texts.items():
         path.write_text(text)
-    plot(results, DOCS / "ratios.svg")
+    RESULTS.write_text(json.dumps(results, separators=(",", ":")) + "\n")
     return 0
 
 

@@ -116,22 +116,53 @@ def test_pytest_bench_compares_the_sides_of_a_group(tmp_path: Path) -> None:
         assert benchmark["stats"]["data"] == pytest.approx(recorded)
 
 
-def test_a_worker_that_fails_is_told_with_what_it_wrote() -> None:
+def test_without_a_server_it_says_so_and_measures_nothing() -> None:
     pytest.importorskip("pytest_benchmark")
     done = run_bench("-k", "checkout and cpool", "--server", "/no/such/server")
-    assert done.returncode == 1
-    assert "/no/such/server" in done.stdout
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no server" in done.stdout and "/no/such/server" in done.stdout
 
 
-def test_an_option_out_of_range_is_refused() -> None:
+@pytest.mark.parametrize(("option", "value"), [("--rounds", "0"), ("--seconds", "nan")])
+def test_an_option_out_of_range_is_refused(option: str, value: str) -> None:
     pytest.importorskip("pytest_benchmark")
-    done = run_bench("--rounds", "0")
-    assert done.returncode == 4
-    assert "--rounds" in done.stderr
-    assert "at least 1" in done.stderr
+    done = run_bench(option, value)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert option in done.stderr
+    assert "at least" in done.stderr
 
 
 def test_what_is_published_was_made_of_the_kept_run() -> None:
     command = [sys.executable, str(BENCH / "publish.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def a_run(**changes: Any) -> dict[str, Any]:
+    """What the kept run would be as a run of its own."""
+    kept = json.loads((BENCH / "results.json").read_text())
+    options = {"rounds": 5, "seconds": 0.3, "noise": False} | changes.pop("options", {})
+    run = {"datetime": kept["date"], "machine_info": kept["machine"], "groups": kept["groups"]}
+    return run | {"commit_info": {}, "busy_percent": 0, "options": options} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"options": {"noise": True}}, "noise"),
+        ({"options": {"rounds": 2}}, "rounds"),
+        ({"busy_percent": 86}, "86 %"),
+        ({"groups": []}, "no group"),
+    ],
+)
+def test_a_run_that_is_not_to_be_trusted_is_not_published(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    before = (BENCH / "results.json").read_bytes()
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(a_run(**changes)))
+    command = [sys.executable, str(BENCH / "publish.py"), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert why in done.stderr and "Traceback" not in done.stderr
+    assert (BENCH / "results.json").read_bytes() == before

@@ -187,6 +187,16 @@ def test_a_server_that_dies_in_the_run_ends_in_status_1(
     assert "were left" in told and "they expire within" in told
 
 
+def test_too_many_connections_for_the_server_are_told_with_a_remedy(
+    start_server: StartServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """32 clients are the fewest that a server allows."""
+    server = start_server(args=("--maxclients", "32"))
+    assert main([*QUICK, "--url", server.url, "--threads", "64"]) == 1
+    told = capsys.readouterr().err
+    assert "its maxclients" in told and "lower --connections or --threads" in told
+
+
 # -- what can't be run ------------------------------------------------------------------
 
 

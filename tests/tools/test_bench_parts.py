@@ -105,6 +105,7 @@ def test_a_url_is_shown_as_a_place(url: str, shown: str, local: bool) -> None:
 def test_passwords_are_blotted_out_as_written_and_as_meant(url: str) -> None:
     assert masked("bad p@ss, bad p%40ss", url) == "bad ***, bad ***"
     assert masked("bad", "redis://h") == "bad"
+    assert masked("except x, extra", "redis://:x@h") == "except ***, extra"
 
 
 # -- what is made of the rounds ---------------------------------------------------------

@@ -121,11 +121,17 @@ def _server_unknown(measured: Sequence[Measured]) -> str | None:
 
 def _others(measured: Sequence[Measured]) -> str | None:
     counted = [each for each in measured if each.server_commands is not None]
-    ours = sum(each.commands for each in counted)
+    ours = sum(map(_sent, counted))
     theirs = sum(each.server_commands or 0 for each in counted) - ours
     if theirs <= max(OTHERS_SHARE * ours, OTHERS_COMMANDS * len(counted)):
         return None
     return f"{theirs / sum(each.elapsed_s for each in counted):,.0f} commands per second"
+
+
+def _sent(measured: Measured) -> int:
+    """Return how many commands may have reached the server, those of failed calls included."""
+    depth = measured.commands // measured.calls if measured.calls else 1
+    return measured.commands + depth * sum(measured.errors.values())
 
 
 def _few_calls(measured: Sequence[Measured]) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from cpool.tools.bench.rounds import Block, Plan, place
@@ -62,6 +63,8 @@ class Report:
     source: str
     blocks: list[Block]
     warnings: list[str]
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds"))
+    """When it was made, in UTC."""
 
     def heading(self) -> str:
         """Name the server, the machine and the versions."""
@@ -166,6 +169,7 @@ def as_data(report: Report) -> dict[str, Any]:
     plan = {name: value for name, value in asdict(report.plan).items() if name != "url"}
     return {
         "format": JSON_FORMAT,
+        "date": report.date,
         "server": {
             "name": report.server,
             "place": place(report.plan.url),

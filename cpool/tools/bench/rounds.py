@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import math
+import re
 import secrets
 import subprocess
 import sys
@@ -171,7 +172,8 @@ def masked(text: str, url: str) -> str:
     meant = set(map(unquote, written))
     found = written | meant | {quote(password, safe="") for password in meant}
     for password in sorted(found - {""}, key=len, reverse=True):
-        text = text.replace(password, "***")
+        # Whole words only: a password of one letter would blot out half of every text.
+        text = re.sub(rf"(?<!\w){re.escape(password)}(?!\w)", "***", text)
     return text
 
 
@@ -247,6 +249,11 @@ def call_worker(task: Task) -> Measured:
         raise RunFailed(f"{task.side} hung: no result after {limit_s:.0f} s") from None
     if done.returncode != 0:
         why = masked((done.stderr.strip() or f"status {done.returncode}"), task.url)
+        if "max number of clients" in why:
+            raise RunFailed(
+                f"the server takes no more clients (its maxclients): {task.side} wanted"
+                f" {task.connections} connections; lower --connections or --threads"
+            )
         raise RunFailed(f"the process of {task.side} failed: {why.splitlines()[-1]}")
     data = json.loads(done.stdout)
     errors = {masked(text, task.url): count for text, count in data.pop("errors").items()}

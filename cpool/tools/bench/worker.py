@@ -271,6 +271,7 @@ def measure(task: Task) -> Measured:
         driver = Driver(client, task)
         driver.run(task.seconds * WARM_UP_SHARE)
         early_errors = driver.errors()
+        gc.collect()
         watch = ServerWatch(stack.enter_context(contextlib.closing(observer)))
         return _measured(task, driver, watch, early_errors)
 
@@ -280,7 +281,6 @@ def _measured(
 ) -> Measured:
     import cpool
 
-    gc.collect()
     cpool.fast_path.reset_stats()
     ticks = ticks_if_any()
     driver.run(task.seconds)
