@@ -110,8 +110,16 @@ def test_a_server_with_tls_is_measured_as_its_url_says(
     assert f"at {tls_server.host}:{tls_server.port} (--url)" in capsys.readouterr().out
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and its children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_ends_the_processes_and_removes_the_keys(
-    start_server: StartServer, connect: Clients
+    start_server: StartServer, connect: Clients, heeded_interrupts: None
 ) -> None:
     server = start_server()
     client = connect(server.url)
@@ -263,7 +271,7 @@ def test_without_a_server_the_status_is_2(
         ("--mix", "get=90,fly=10", "none of the commands: ping, get,"),
         ("--mix", "get=0", "weight of get must be"),
         ("--mix", "get,get", "named twice"),
-        ("--protocol", "4", "choose from 2, 3"),
+        ("--protocol", "4", "choose from"),
     ],
 )
 def test_senseless_options_are_refused_by_name(
