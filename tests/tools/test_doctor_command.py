@@ -22,6 +22,12 @@ PATCHES = {
     "gevent": "import gevent.monkey\ngevent.monkey.patch_all()\n",
     "eventlet": "import eventlet\neventlet.monkey_patch()\n",
 }
+SOCKETS_ONLY = {
+    "gevent without threads": "import gevent.monkey\ngevent.monkey.patch_all(thread=False)\n",
+    "gevent's sockets": "import gevent.monkey\ngevent.monkey.patch_socket()\n",
+    "gevent's sockets, late": "import redis, gevent.monkey\ngevent.monkey.patch_socket()\n",
+    "eventlet's sockets": "import eventlet\neventlet.monkey_patch(socket=True, time=True)\n",
+}
 WITHOUT_GIL = """
 import sys, sysconfig
 sys._is_gil_enabled = lambda: True
@@ -185,6 +191,17 @@ def test_a_patch_after_redis_is_a_problem(
     assert done.returncode == 1, done.stderr
     assert "[patched-late]" in done.stdout
     assert "at the top of the program's first module" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("how", SOCKETS_ONLY)
+def test_sockets_patched_without_the_locks_are_a_problem(
+    doctor: Doctor, fresh_db: EmbeddedServer, how: str
+) -> None:
+    skip_without("gevent" if "gevent" in how else "eventlet")
+    done = doctor(SOCKETS_ONLY[how], "--json", "--import", "app", "--url", fresh_db.url)
+    assert done.returncode == 1, done.stderr
+    assert levels(done)["locks-not-patched"] == "problem"
+    assert "patched" not in levels(done)
 
 
 def test_hiredis_on_a_python_without_the_gil_is_a_problem(

@@ -26,10 +26,10 @@ from cpool.tools.machine import version_of
 
 __all__ = ["Green", "Interpreter", "Module", "Process"]
 
-# The module that knows what was patched, and its function that tells.
+# The module that knows what was patched, its function that tells, its name for locks.
 _PATCHERS = {
-    "gevent": ("gevent.monkey", "is_module_patched"),
-    "eventlet": ("eventlet.patcher", "is_monkey_patched"),
+    "gevent": ("gevent.monkey", "is_module_patched", "threading"),
+    "eventlet": ("eventlet.patcher", "is_monkey_patched", "thread"),
 }
 PACKAGE = Path(str(importlib.resources.files("cpool")))
 
@@ -76,6 +76,8 @@ class Green:
     """Whether its sockets are in the place of Python's."""
     late: bool | None
     """Whether redis-py was imported before that; None: it can't be told."""
+    locks_patched: bool
+    """Whether its locks are in the place of Python's."""
 
 
 @dataclass(frozen=True)
@@ -209,18 +211,17 @@ def _other_extensions() -> tuple[str, ...]:
 
 
 def _green() -> tuple[Green, ...]:
-    return tuple(Green(each, *_patches_of(each)) for each in _PATCHERS if each in sys.modules)
+    return tuple(_patches_of(each) for each in _PATCHERS if each in sys.modules)
 
 
-def _patches_of(library: str) -> tuple[bool, bool | None]:
-    """Return whether a library has patched sockets, and whether redis-py came before that."""
-    module, function = _PATCHERS[library]
+def _patches_of(library: str) -> Green:
+    module, function, locks = _PATCHERS[library]
     is_patched = getattr(sys.modules.get(module), function, lambda name: False)
-    if not is_patched("socket"):
-        return False, None
-    # redis-py keeps the sleep() that there was when it was imported.
-    late = vars(redis.retry)["sleep"] is not time.sleep if is_patched("time") else None
-    return True, late
+    late = None
+    if is_patched("socket") and is_patched("time"):
+        # redis-py keeps the sleep() that there was when it was imported.
+        late = vars(redis.retry)["sleep"] is not time.sleep
+    return Green(library, is_patched("socket"), late, is_patched(locks))
 
 
 def _metrics_on() -> bool:

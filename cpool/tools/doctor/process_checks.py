@@ -22,6 +22,7 @@ _UNWRAP = {
     '.RedisConnectionInstrumentation")`: commands are traced as before, but without the'
     " server's address.",
 }
+_PATCH_ALL = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}
 
 
 def modules_missing(evidence: Evidence) -> Finding | None:
@@ -173,19 +174,38 @@ def patched_late(evidence: Evidence) -> Finding | None:
     late = [green.library for green in evidence.process.green if green.late]
     if not late:
         return None
-    call = "gevent.monkey.patch_all()" if "gevent" in late else "eventlet.monkey_patch()"
     return problem(
         "patched-late",
         seen=f"{late[0]} has patched the process after redis-py was imported.",
         matters="Pools and connections made before keep real sockets and locks, and redis-py's"
         " retries keep the real sleep(): each of them stops all greenlets while it waits.",
-        fix=f"Call {call} at the top of the program's first module, before anything imports"
+        fix=f"Call {_PATCH_ALL[late[0]]} at the top of the program's first module, before anything imports"
         " redis or cpool.",
     )
 
 
+def locks_not_patched(evidence: Evidence) -> Finding | None:
+    half = [
+        each.library for each in evidence.process.green if each.patched and not each.locks_patched
+    ]
+    if not half:
+        return None
+    return problem(
+        "locks-not-patched",
+        seen=f"{half[0]} has patched Python's sockets, and not its locks.",
+        matters="A greenlet that waits for a connection of a full pool, or for a lock, stops all"
+        " others, also the one that would give the connection back.",
+        fix=f"Call {_PATCH_ALL[half[0]]} without arguments, before anything imports redis or"
+        " cpool.",
+    )
+
+
 def patched(evidence: Evidence) -> Finding | None:
-    green = [each for each in evidence.process.green if each.patched and not each.late]
+    green = [
+        each
+        for each in evidence.process.green
+        if each.patched and each.locks_patched and not each.late
+    ]
     if not green:
         return None
     in_time = green[0].late is False
@@ -296,6 +316,7 @@ CHECKS: tuple[Check, ...] = (
     gil_forced_off,
     hiredis_not_needed,
     patched_late,
+    locks_not_patched,
     patched,
     not_patched,
     instrumented,
