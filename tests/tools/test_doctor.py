@@ -454,6 +454,37 @@ def test_a_client_that_raises_is_found(client: cpool.Redis) -> None:
     assert "KeyError" in finding.seen and "theirs" not in finding.seen
 
 
+class Vault(redis.CredentialProvider):
+    """A credential provider that raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def get_credentials(self) -> tuple[str]:
+        raise self.error
+
+
+class VaultError(OSError):
+    """An error of somebody's, as those of HTTP clients are."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("token=pass-word"), TypeError("token=pass-word"), VaultError("pass-word")],
+    ids=lambda error: type(error).__name__,
+)
+def test_texts_of_a_credential_providers_errors_are_not_shown(
+    fresh_db: EmbeddedServer, add: Add, error: Exception
+) -> None:
+    client = add(cpool.Redis.from_url(fresh_db.url, credential_provider=Vault(error)))
+    diagnosis = examine(client)
+    assert type(error).__name__ in found(diagnosis, "server-unreachable").seen
+    probed = findings_of(a_process(), subject=Subject.of(client).probed())
+    assert type(error).__name__ in found(probed, "ping-failed").seen
+    for each in (diagnosis, probed):
+        assert "pass-word" not in str(each.as_dict()) + each.text()
+
+
 # -- the pool ---------------------------------------------------------------------------
 
 

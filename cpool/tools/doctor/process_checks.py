@@ -179,8 +179,8 @@ def patched_late(evidence: Evidence) -> Finding | None:
         seen=f"{late[0]} has patched the process after redis-py was imported.",
         matters="Pools and connections made before keep real sockets and locks, and redis-py's"
         " retries keep the real sleep(): each of them stops all greenlets while it waits.",
-        fix=f"Call {_PATCH_ALL[late[0]]} at the top of the program's first module, before anything imports"
-        " redis or cpool.",
+        fix=f"Call {_PATCH_ALL[late[0]]} at the top of the program's first module, before anything"
+        " imports redis or cpool.",
     )
 
 

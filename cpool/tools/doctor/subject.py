@@ -17,9 +17,10 @@ import redis
 import cpool
 from cpool.tools.doctor.wrappers import Wrapped, is_derived, overridden, patched
 
-__all__ = ["Probe", "Subject", "name_of"]
+__all__ = ["Probe", "Subject", "name_of", "told"]
 
 SECRETS = ("password", "ssl_password")
+_SPEAKERS = {"redis", "cpool", "builtins", "socket", "ssl"}
 PROBES = 5
 MOST_PROBES = 50
 PROBE_TIMEOUT_S = 5.0
@@ -34,7 +35,7 @@ class Probe:
     refused: tuple[str, ...] = ()
     """Why others were not: reasons of cpool.fast_path.FastPathStats."""
     error: str | None = None
-    """What they raised: its class, and of redis-py's errors the text."""
+    """What they raised: its class, and of redis-py's and the system's errors the text."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,15 @@ def name_of(cls: Any) -> str:
     return f"{package if package in ('redis', 'cpool') else module}.{name}"
 
 
+def told(error: Exception) -> list[str]:
+    """Return an error's class, and its text where that is redis-py's or the system's: those
+    of the user's own code may hold anything."""
+    name = type(error).__name__
+    author = type(error).__module__.partition(".")[0]
+    is_known = isinstance(error, (redis.RedisError, OSError)) and author in _SPEAKERS
+    return [name, str(error)] if is_known else [name]
+
+
 def _is_client(given: Any) -> bool:
     """Whether a PING of it is sent at once: pub/sub objects and pipelines have a pool, too."""
     has_verbs = hasattr(given, "pipeline") and not hasattr(given, "command_stack")
@@ -213,10 +223,8 @@ def _probe(client: Any) -> Probe:
             client.ping()
         except redis.exceptions.NoPermissionError:
             pass  # it was sent and answered all the same
-        except redis.RedisError as error:
-            return Probe(taken, tuple(refused), f"{type(error).__name__}: {error}")
-        except Exception as error:  # of the user's own code, whose texts may hold anything
-            return Probe(taken, tuple(refused), type(error).__name__)
+        except Exception as error:  # client and credential provider may be anybody's
+            return Probe(taken, tuple(refused), ": ".join(told(error)))
         passed = [name for name, n in _counts().items() for _ in range(n - before[name])]
         if passed == ["taken"]:
             taken += 1
