@@ -37,7 +37,7 @@ cpool.tools.doctor.examine(client_or_pool).text()
 _CHILD = """\
 import contextlib, importlib, json, sys, traceback
 options, modules = json.loads(sys.argv.pop()), json.loads(sys.argv.pop())
-for option, module in modules:
+for option, module in [*modules, ("cpool", "cpool.tools.doctor.command")]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             importlib.import_module(module)
@@ -154,7 +154,14 @@ def _named(name: str) -> Any:
     module, _, path = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
-        if not hasattr(found, part):
-            raise BadOption(f"--client: there is no {path} in {module}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise BadOption(f"--client: there is no {path} in {module}") from None
+        except Exception as error:  # of a property, whose text may hold anything
+            raise BadOption(f"--client: {name} raised {type(error).__name__}") from None
+    if found is None:
+        raise BadOption(
+            f"--client: {name} is None; it must be a client or pool once {module} is imported"
+        )
     return found

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence, version_numbers
 from cpool.tools.doctor.wrappers import Wrapped
+from cpool.unusable import SUPPORTED_REDIS_PY
 
-__all__ = ["CHECKS", "SUPPORTED_REDIS_PY", "listed"]
+__all__ = ["CHECKS", "listed"]
 
-SUPPORTED_REDIS_PY = ("6.4", "9")  # from, and below; as pyproject.toml has it
-REBUILD = "pip install --force-reinstall --no-deps redis-cpool"
 
 # What keeps a tool's spans of commands and leaves the compiled call open.
 _UNWRAP = {
@@ -23,18 +22,6 @@ _UNWRAP = {
     " server's address.",
 }
 _PATCH_ALL = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}
-
-
-def modules_missing(evidence: Evidence) -> Finding | None:
-    missing = [module.name for module in evidence.process.modules if module.suffix is None]
-    if not missing:
-        return None
-    return problem(
-        "modules-missing",
-        seen=f"Compiled modules are not loaded: {', '.join(missing)}.",
-        matters="cpool's pools and client are compiled; without a module they can't work.",
-        fix=f"Install a wheel for this Python, or build anew: {REBUILD}",
-    )
 
 
 def modules_stale(evidence: Evidence) -> Finding | None:
@@ -304,7 +291,6 @@ def listed(wrapped: Iterable[Wrapped]) -> str:
 
 
 CHECKS: tuple[Check, ...] = (
-    modules_missing,
     modules_stale,
     other_copy_installed,
     stranger_installed,
