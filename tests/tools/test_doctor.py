@@ -20,6 +20,7 @@ import redis.retry
 from redis.sentinel import Sentinel
 
 import cpool
+from cpool import unusable
 from cpool.tools.doctor import (
     Diagnosis,
     Finding,
@@ -34,7 +35,6 @@ from cpool.tools.doctor.process import Green, Interpreter, Module, Process
 from cpool.tools.doctor.server import Server
 from cpool.tools.doctor.subject import Probe, Subject
 from cpool.tools.servers import EmbeddedServer
-from cpool.unusable import SUPPORTED_REDIS_PY
 from tests.connection.fakeserver import CLOSE, FakeServer
 from tests.support.servers import ACLServer, StartServer, TLSServer
 
@@ -241,7 +241,8 @@ def test_supported_versions_of_redis_py_are_no_fault(version: str) -> None:
 
 
 def test_the_supported_versions_are_those_of_the_package() -> None:
-    lowest, below = SUPPORTED_REDIS_PY
+    assert process_checks.SUPPORTED_REDIS_PY == unusable.SUPPORTED_REDIS_PY
+    lowest, below = unusable.SUPPORTED_REDIS_PY
     assert f'"redis>={lowest},<{below}"' in (ROOT / "pyproject.toml").read_text()
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence, version_numbers
 from cpool.tools.doctor.wrappers import Wrapped
-from cpool.unusable import SUPPORTED_REDIS_PY
 
-__all__ = ["CHECKS", "listed"]
+__all__ = ["CHECKS", "SUPPORTED_REDIS_PY", "listed"]
+
+SUPPORTED_REDIS_PY = ("6.4", "9")  # from, and below; as pyproject.toml has it
 
 
 # What keeps a tool's spans of commands and leaves the compiled call open.
