@@ -574,6 +574,36 @@ def test_a_service_that_no_sentinel_knows_is_found(add: Add) -> None:
     assert "sentinels' my-service" in finding.seen and "SENTINEL MASTERS" in finding.fix
 
 
+def test_a_refused_password_of_sentinels_is_found(acl_server: ACLServer, add: Add) -> None:
+    sentinel = Sentinel(
+        [("localhost", acl_server.port)] * 2, sentinel_kwargs={"password": "pass-word"}
+    )
+    client = sentinel.master_for(
+        "my-service", redis_class=cpool.Redis, connection_pool_class=cpool.SentinelConnectionPool
+    )
+    diagnosis = examine(add(client))
+    finding = found(diagnosis, "server-unreachable")
+    assert "AuthenticationError" in finding.seen and "sentinel_kwargs" in finding.fix
+    assert "pass-word" not in str(diagnosis.as_dict()) + diagnosis.text()
+
+
+def test_a_certificate_file_that_is_not_there_is_found(tls_server: TLSServer, add: Add) -> None:
+    url = f"rediss://{tls_server.host}:{tls_server.port}?ssl_ca_certs=/no/such/file"
+    assert "ssl_ca_certs" in found(examine(add(cpool.from_url(url))), "server-unreachable").fix
+
+
+def test_a_unix_socket_that_is_not_there_is_found(tmp_path: Path, add: Add) -> None:
+    client = add(cpool.from_url(f"unix://{tmp_path}/no.sock"))
+    assert "unixsocket" in found(examine(client), "server-unreachable").fix
+
+
+def test_a_tls_port_that_is_taken_for_a_plain_one_is_found(
+    tls_server: TLSServer, add: Add
+) -> None:
+    client = add(cpool.Redis(host=tls_server.host, port=tls_server.port))
+    assert "rediss://" in found(examine(client), "server-unreachable").fix
+
+
 def test_an_option_that_connections_do_not_know_is_found(add: Add) -> None:
     finding = found(examine(add(cpool.from_url("redis://h/?speed=9"))), "server-unreachable")
     assert "'speed'" in finding.seen and "Take that option out" in finding.fix

@@ -7,6 +7,7 @@ pool does not matter. Besides the handshake it sends PING, INFO and CONFIG GET o
 from __future__ import annotations
 
 import contextlib
+import re
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -222,8 +223,10 @@ def _address(connection: Any) -> str:
 
 def _shown(text: str, subject: Subject) -> str:
     """Return an error's text without what it repeats of ours: a server that does not know
-    HELLO quotes its arguments, the password among them, which may come from a provider."""
-    text = subject.without_secrets(text.partition(", with args")[0])
+    HELLO quotes its arguments, the password among them, which may come from a provider, and
+    redis-py names each sentinel by a client's repr, which tells its arguments."""
+    text = re.sub("<.*> - ", "", text.partition(", with args")[0], flags=re.DOTALL)
+    text = subject.without_secrets(text)
     return textwrap.shorten(text, LONGEST_TEXT, placeholder="...")
 
 
