@@ -190,7 +190,22 @@ def test_hiredis_on_a_python_without_the_gil_is_found() -> None:
     diagnosis = findings_of(a_process(interpreter=python, hiredis="3.5.0"))
     finding = found(diagnosis, "gil-enabled-by-hiredis")
     assert finding.level == "problem" and "pip uninstall hiredis" in finding.fix
-    assert found(diagnosis, "gil-enabled-by-cpool").level == "warning"
+    assert "cpool switches the GIL on as well" in finding.fix
+    assert found(diagnosis, "gil-enabled-by-cpool").level == "problem"
+
+
+def test_a_hiredis_younger_than_those_that_are_known_is_not_blamed_for_the_gil() -> None:
+    python = Interpreter(free_threaded=True, gil_enabled=True)
+    diagnosis = findings_of(a_process(interpreter=python, hiredis="3.9.0"))
+    assert "gil-enabled-by-hiredis" not in ids(diagnosis)
+
+
+def test_nobody_is_blamed_for_a_gil_that_was_asked_for() -> None:
+    python = Interpreter(free_threaded=True, gil_enabled=True, gil_asked="1")
+    diagnosis = findings_of(
+        a_process(interpreter=python, hiredis="3.5.0", other_extensions=("theirs",))
+    )
+    assert {each for each in ids(diagnosis) if each.startswith("gil-")} == {"gil-forced-on"}
 
 
 def test_without_hiredis_only_cpool_has_switched_the_gil_on() -> None:

@@ -11,6 +11,7 @@ from cpool.tools.doctor.wrappers import Wrapped
 __all__ = ["CHECKS", "SUPPORTED_REDIS_PY", "listed"]
 
 SUPPORTED_REDIS_PY = ("6.4", "9")  # from, and below; as pyproject.toml has it
+HIREDIS_WITH_GIL = (3, 5)  # and those before
 
 
 # What keeps a tool's spans of commands and leaves the compiled call open.
@@ -74,43 +75,49 @@ def redis_py_unsupported(evidence: Evidence) -> Finding | None:
     )
 
 
+def _gil_came_on(evidence: Evidence) -> bool:
+    """Tell whether an import has switched the GIL on, and not the user."""
+    python = evidence.process.interpreter
+    return python.free_threaded and python.gil_enabled and python.gil_asked != "1"
+
+
 def gil_by_hiredis(evidence: Evidence) -> Finding | None:
     process = evidence.process
-    python = process.interpreter
-    if not (python.free_threaded and python.gil_enabled and process.hiredis):
+    if not process.hiredis or not _gil_came_on(evidence):
+        return None
+    if version_numbers(process.hiredis) > HIREDIS_WITH_GIL:
         return None
     return problem(
         "gil-enabled-by-hiredis",
         seen="This Python is built without the GIL, and the GIL is on; redis-py has imported"
         f" hiredis {process.hiredis}.",
-        matters="hiredis up to 3.5.0 does not declare that it runs without the GIL, so Python"
+        matters="hiredis up to 3.5 does not declare that it runs without the GIL, so Python"
         " switches it on at the import: threads of the whole process run one at a time.",
         fix="pip uninstall hiredis: cpool does not use it, and redis-py then takes its own"
-        " parser where it still needs one.",
+        " parser where it still needs one. cpool switches the GIL on as well: see"
+        " gil-enabled-by-cpool.",
     )
 
 
 def gil_by_cpool(evidence: Evidence) -> Finding | None:
-    python = evidence.process.interpreter
-    if not (python.free_threaded and python.gil_enabled):
+    if not _gil_came_on(evidence):
         return None
-    return warning(
+    return problem(
         "gil-enabled-by-cpool",
         seen="This Python is built without the GIL, and the GIL is on; cpool's modules are"
         " loaded.",
         matters="cpool does not declare yet that it runs without the GIL, so Python switches it"
-        " on at the import.",
+        " on at the import: threads of the whole process run one at a time.",
         fix="Run this program on the ordinary build of Python, which is faster where the GIL is"
         " on. Do not force the GIL off for cpool.",
     )
 
 
 def gil_by_others(evidence: Evidence) -> Finding | None:
-    process = evidence.process
-    python = process.interpreter
-    if not (python.free_threaded and python.gil_enabled and process.other_extensions):
+    others = evidence.process.other_extensions
+    if not others or not _gil_came_on(evidence):
         return None
-    packages = ", ".join(process.other_extensions)
+    packages = ", ".join(others)
     return note(
         "gil-enabled-by-others",
         seen=f"Other packages have brought compiled modules: {packages}.",
