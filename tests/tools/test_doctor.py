@@ -334,13 +334,19 @@ def test_a_foreign_connection_class_is_found_and_named(fresh_db: EmbeddedServer,
 
 
 @pytest.mark.parametrize(
-    "make, id, method",
+    "make, id, method, fix",
     [
-        (lambda url: OwnClient.from_url(url), "own-client-methods", "OwnClient.parse_response"),
+        (
+            lambda url: OwnClient.from_url(url),
+            "own-client-methods",
+            "OwnClient.parse_response",
+            "Override execute_command",
+        ),
         (
             lambda url: cpool.Redis(connection_pool=OwnPool.from_url(url)),
             "own-pool-methods",
             "OwnPool.release",
+            "without a get_connection() or release()",
         ),
         (
             lambda url: cpool.Redis(
@@ -348,16 +354,17 @@ def test_a_foreign_connection_class_is_found_and_named(fresh_db: EmbeddedServer,
             ),
             "own-connection-methods",
             "OwnConnection.send_command",
+            "Override execute_command",
         ),
     ],
 )
 def test_overridden_methods_are_found_and_named(
-    fresh_db: EmbeddedServer, add: Add, make: Callable[[str], Any], id: str, method: str
+    fresh_db: EmbeddedServer, add: Add, make: Callable[[str], Any], id: str, method: str, fix: str
 ) -> None:
     diagnosis = examine(add(make(fresh_db.url)))
     assert ids(diagnosis, "problem") == {id}
     assert method in found(diagnosis, id).seen
-    assert "execute_command" in found(diagnosis, id).fix
+    assert fix in found(diagnosis, id).fix
 
 
 def test_a_method_put_on_the_client_itself_is_found(client: cpool.Redis) -> None:
@@ -395,6 +402,19 @@ def test_redis_pys_client_on_our_pool_is_told(fresh_db: EmbeddedServer, add: Add
     pool = cpool.ConnectionPool.from_url(fresh_db.url, max_connections=3)
     finding = found(examine(add(redis.Redis(connection_pool=pool))), "pool-only")
     assert finding.level == "warning" and "cpool.Redis" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "pool_class, id", [(cpool.ConnectionPool, "pool-only"), (redis.ConnectionPool, "not-cpool")]
+)
+def test_for_a_client_of_a_clusters_node_the_fix_is_install(pool_class: Any, id: str) -> None:
+    cluster = redis.RedisCluster.__new__(redis.RedisCluster)  # there is none to connect to
+    pool = pool_class(redis_connect_func=cluster.on_connect, max_connections=3)
+    subject = Subject.of(redis.Redis(connection_pool=pool))
+    server = a_server(info={"redis_mode": "cluster"})
+    diagnosis = findings_of(a_process(), subject=subject, server=server)
+    assert "cpool.install() before the RedisCluster" in found(diagnosis, id).fix
+    assert "server-is-cluster-node" not in ids(diagnosis)
 
 
 def test_our_client_on_redis_pys_pool_is_found(fresh_db: EmbeddedServer, add: Add) -> None:
@@ -470,6 +490,14 @@ def test_a_client_that_raises_is_found(client: cpool.Redis) -> None:
     assert "KeyError" in finding.seen and "theirs" not in finding.seen
 
 
+def test_a_cache_that_the_server_is_too_old_for_is_told(client: cpool.Redis) -> None:
+    said = "client-side caching is supported by Redis 7.4 or later"
+    client.connection_pool.cache = mock.Mock()
+    subject = dataclasses.replace(Subject.of(client), probe=Probe(error=said))
+    finding = found(findings_of(a_process(), subject=subject), "ping-failed")
+    assert "Leave out cache" in finding.fix
+
+
 class Vault(redis.CredentialProvider):
     """A credential provider that raises what it is given."""
 
@@ -542,6 +570,33 @@ def test_the_fix_of_an_exhausted_pool_that_does_not_wait_is_to_wait(
     lent = pool.get_connection()
     assert "timeout=0.5" not in found(examine(pool), "pool-exhausted").fix
     pool.release(lent)
+
+
+@pytest.mark.parametrize(
+    "pool_class, options, fate",
+    [
+        (redis.ConnectionPool, {}, "gets MaxConnectionsError"),
+        (redis.BlockingConnectionPool, {}, "waits up to 20 s"),
+        (redis.BlockingConnectionPool, {"timeout": 3}, "then gets ConnectionError"),
+        (redis.BlockingConnectionPool, {"timeout": None}, "waits until one comes back"),
+        (cpool.ConnectionPool, {}, "gets MaxConnectionsError"),
+        (cpool.ConnectionPool, {"timeout": 3}, "then gets ConnectionPoolTimeoutError"),
+        (cpool.BlockingConnectionPool, {"timeout": None}, "waits until one comes back"),
+    ],
+)
+def test_what_becomes_of_the_next_caller_of_an_exhausted_pool_is_told(
+    pool_class: Any, options: dict[str, Any], fate: str
+) -> None:
+    subject = Subject.of(pool_class(max_connections=3, **options))
+    full = dataclasses.replace(subject, in_use=3)
+    finding = found(findings_of(a_process(), subject=full), "pool-exhausted")
+    assert fate in finding.matters
+    assert ("let callers wait" in finding.fix) == ("MaxConnectionsError" in fate)
+
+
+def test_those_who_waited_in_vain_are_among_the_callers() -> None:
+    diagnosis = of_stats(checkouts=1, waits=3, timeouts=2, longest_wait_s=0.2)
+    assert "3 of 3 callers waited" in found(diagnosis, "pool-waits").seen
 
 
 @pytest.mark.parametrize(

@@ -249,12 +249,13 @@ def is_cluster_node(evidence: Evidence) -> Finding | None:
     server = reachable(evidence)
     if server is None or server.info.get("redis_mode") != "cluster":
         return None
+    if evidence.subject is not None and evidence.subject.is_of_cluster:
+        return None
     return note(
         "server-is-cluster-node",
         seen="The server is a node of a cluster, and this client is for one server.",
         matters="Keys that other nodes hold raise MovedError.",
-        fix="Unless it is meant for this node only: RedisCluster.from_url(url,"
-        " connection_pool_class=cpool.ConnectionPool)",
+        fix="Unless it is meant for this node only: cpool.install(), and then a RedisCluster.",
     )
 
 

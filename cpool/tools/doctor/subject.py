@@ -107,6 +107,12 @@ class Subject:
         return int(self.pool.max_connections)
 
     @property
+    def timeout_s(self) -> float | None:
+        """How long the pool lets callers wait for a connection (None: for ever)."""
+        found: float | None = getattr(self.pool, "timeout", 0)
+        return found
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether all connections are lent."""
         return self.in_use is not None and self.in_use >= self.max_connections
@@ -120,6 +126,12 @@ class Subject:
     def is_sentinels(self) -> bool:
         """Whether connections ask sentinels for their server."""
         return cpool.SentinelManagedConnection in getattr(self.connection_class, "__mro__", ())
+
+    @property
+    def is_of_cluster(self) -> bool:
+        """Whether the client is that of a node of a RedisCluster, which marks its connections."""
+        function = self.kwargs.get("redis_connect_func")
+        return isinstance(getattr(function, "__self__", None), redis.RedisCluster)
 
     @property
     def is_single_connection(self) -> bool:
@@ -159,7 +171,7 @@ class Subject:
             "health_check_interval_s": self.kwargs.get("health_check_interval") or 0,
         }
         if self.stats is not None:
-            facts["timeout_s"] = "for ever" if self.pool.timeout is None else self.pool.timeout
+            facts["timeout_s"] = "for ever" if self.timeout_s is None else self.timeout_s
             facts["pool_stats"] = asdict(self.stats)
         if self.probe is not None:
             facts["compiled_pings"] = self.probe.taken
