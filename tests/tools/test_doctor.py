@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,14 @@ from cpool.tools.doctor import (
 )
 from cpool.tools.doctor.evidence import Evidence
 from cpool.tools.doctor.examination import CHECKS, diagnose
-from cpool.tools.doctor.process import Green, Interpreter, Module, Process
+from cpool.tools.doctor.process import (
+    PACKAGE,
+    Green,
+    Interpreter,
+    Module,
+    Process,
+    compiled_modules,
+)
 from cpool.tools.doctor.server import Server
 from cpool.tools.doctor.subject import Probe, Subject
 from cpool.tools.servers import EmbeddedServer
@@ -231,7 +240,8 @@ def test_the_probes_of_the_gil_are_asked_at_each_examination() -> None:
 @pytest.mark.parametrize(
     "changes, id",
     [
-        ({"modules": (Module("_pool", ".so", True),)}, "modules-stale"),
+        ({"modules": (Module("_pool", ".so", str(PACKAGE), True),)}, "modules-stale"),
+        ({"modules": (Module("_pool", ".so", "/elsewhere"),)}, "modules-elsewhere"),
         ({"installed_in": "/elsewhere"}, "other-copy-installed"),
         ({"stranger": True}, "stranger-installed"),
         ({"redis_py": "6.2.0"}, "redis-py-unsupported"),
@@ -263,8 +273,30 @@ def test_the_supported_versions_are_those_of_the_package() -> None:
 
 def test_the_compiled_modules_of_this_process_are_found_and_match_it() -> None:
     process = Process.look()
-    assert {module.name for module in process.modules} >= {"_client", "_conn", "_pool"}
-    assert not any(module.suffix is None for module in process.modules)
+    names = {module.name for module in process.modules}
+    assert names == {path.name.partition(".")[0] for path in PACKAGE.glob("_*.so")}
+    assert "modules-elsewhere" not in ids(findings_of(process))
+
+
+@pytest.mark.parametrize(
+    "name, stale",
+    [
+        ("_pool.pyx", {"_pool"}),
+        ("_pool.pxd", {each.name for each in Process.look().modules}),
+        ("cp_buf.c", {each.name for each in Process.look().modules}),
+    ],
+)
+def test_a_source_younger_than_what_is_built_of_it_is_found(
+    tmp_path: Path, name: str, stale: set[str]
+) -> None:
+    source = tmp_path / "src" / "cpool" / name
+    source.parent.mkdir(parents=True)
+    source.touch()
+    os.utime(source, (0, 0))
+    assert not any(each.is_stale for each in compiled_modules(tmp_path / "cpool"))
+    in_future_s = time.time() + 3600
+    os.utime(source, (in_future_s, in_future_s))
+    assert {each.name for each in compiled_modules(tmp_path / "cpool") if each.is_stale} == stale
 
 
 def test_a_switched_off_fast_path_is_found(client: cpool.Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence, version_numbers
@@ -35,6 +36,21 @@ def modules_stale(evidence: Evidence) -> Finding | None:
         seen=f"The source is younger than the compiled module: {', '.join(stale)}.",
         matters="What runs is not what the sources say.",
         fix="In the source tree: python setup.py build_ext --inplace, or pip install -e .",
+    )
+
+
+def modules_elsewhere(evidence: Evidence) -> Finding | None:
+    process = evidence.process
+    package = str(Path(process.imported_from) / "cpool")
+    strange = [each for each in process.modules if each.directory != package]
+    if not strange:
+        return None
+    return problem(
+        "modules-elsewhere",
+        seen=f"cpool is imported from {process.imported_from}, and compiled modules from"
+        f" {strange[0].directory}: {', '.join(each.name for each in strange)}.",
+        matters="They are another copy's, perhaps of another version.",
+        fix="Remove that copy, or build in the source tree: python setup.py build_ext --inplace",
     )
 
 
@@ -300,6 +316,7 @@ def listed(wrapped: Iterable[Wrapped]) -> str:
 
 CHECKS: tuple[Check, ...] = (
     modules_stale,
+    modules_elsewhere,
     other_copy_installed,
     stranger_installed,
     redis_py_unsupported,
