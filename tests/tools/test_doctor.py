@@ -646,6 +646,16 @@ def test_what_a_pool_has_counted_is_judged(changes: dict[str, Any], id: str) -> 
     assert found(of_stats(**changes), id).level == "warning"
 
 
+def test_what_examinations_have_sent_is_not_passed_off_as_the_programs() -> None:
+    diagnosis = findings_of(a_process(refused={"health check due": 200}))
+    assert "PINGs of earlier examinations" in found(diagnosis, "fast-path-refused-before").seen
+
+
+def test_what_tls_costs_is_not_said_to_be_a_lock_of_the_encryption() -> None:
+    matters = found(of_server(transport="TLS"), "tls").matters
+    assert "one thread at a time" not in matters and "under the GIL" in matters
+
+
 def test_few_replaced_connections_are_no_fault() -> None:
     assert "pool-replacements" not in ids(of_stats(checkouts=10_000, replaced=10))
 

@@ -183,6 +183,11 @@ def test_a_module_or_name_without_a_client_is_told(
     assert "pass-word" not in done.stdout + done.stderr
 
 
+def test_an_interrupt_of_the_users_module_ends_without_a_traceback(doctor: Doctor) -> None:
+    done = doctor("raise KeyboardInterrupt", "--import", "app")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_module_that_breaks_the_import_of_cpool_is_told(doctor: Doctor) -> None:
     done = doctor("import sys; sys.modules['redis.event'] = None", "--import", "app")
     assert done.returncode == 2

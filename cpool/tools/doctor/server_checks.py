@@ -297,8 +297,8 @@ def tls(evidence: Evidence) -> Finding | None:
     return note(
         "tls",
         seen="The connection is encrypted (TLS).",
-        matters="Encryption is done by Python's ssl module, one thread at a time; a command takes"
-        " longer than over a plain connection, and so does opening one.",
+        matters="Commands go by the methods of Python's sockets, with more of the work under the"
+        " GIL; each takes longer than over a plain connection, and so does opening one.",
         fix="Nothing has to change; keep connections open, and use pipelines.",
     )
 

@@ -171,7 +171,7 @@ def refused_before(evidence: Evidence) -> Finding | None:
     return warning(
         "fast-path-refused-before",
         seen=f"Of {process.taken + others:,} commands of this process, {others:,} were not one"
-        f" compiled call: {counted}.",
+        f" compiled call: {counted}. PINGs of earlier examinations count, too.",
         matters=REDIS_PY_ITSELF,
         fix=" ".join(REASONS[reason] for reason in process.refused),
     )
