@@ -7,8 +7,15 @@ stays as it is. Where others name redis-py's classes, `cpool.install()` replaces
 
 from typing import TYPE_CHECKING
 
-from cpool import fast_path
-from cpool.client import Pipeline, Redis, StrictRedis, from_url
+try:
+    from cpool import fast_path
+    from cpool.client import Pipeline, Redis, StrictRedis, from_url
+except (ImportError, ValueError) as error:
+    from cpool import unusable
+
+    if unusable.is_command_line():
+        unusable.leave(error)
+    raise
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
 from cpool.installation import install, uninstall

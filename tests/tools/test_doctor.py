@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import redis.retry
 from redis.sentinel import Sentinel
 
 import cpool
+from cpool import unusable
 from cpool.tools.doctor import (
     Diagnosis,
     Finding,
@@ -30,7 +33,14 @@ from cpool.tools.doctor import (
 )
 from cpool.tools.doctor.evidence import Evidence
 from cpool.tools.doctor.examination import CHECKS, diagnose
-from cpool.tools.doctor.process import Green, Interpreter, Module, Process
+from cpool.tools.doctor.process import (
+    PACKAGE,
+    Green,
+    Interpreter,
+    Module,
+    Process,
+    compiled_modules,
+)
 from cpool.tools.doctor.server import Server
 from cpool.tools.doctor.subject import Probe, Subject
 from cpool.tools.servers import EmbeddedServer
@@ -189,7 +199,22 @@ def test_hiredis_on_a_python_without_the_gil_is_found() -> None:
     diagnosis = findings_of(a_process(interpreter=python, hiredis="3.5.0"))
     finding = found(diagnosis, "gil-enabled-by-hiredis")
     assert finding.level == "problem" and "pip uninstall hiredis" in finding.fix
-    assert found(diagnosis, "gil-enabled-by-cpool").level == "warning"
+    assert "cpool switches the GIL on as well" in finding.fix
+    assert found(diagnosis, "gil-enabled-by-cpool").level == "problem"
+
+
+def test_a_hiredis_younger_than_those_that_are_known_is_not_blamed_for_the_gil() -> None:
+    python = Interpreter(free_threaded=True, gil_enabled=True)
+    diagnosis = findings_of(a_process(interpreter=python, hiredis="3.9.0"))
+    assert "gil-enabled-by-hiredis" not in ids(diagnosis)
+
+
+def test_nobody_is_blamed_for_a_gil_that_was_asked_for() -> None:
+    python = Interpreter(free_threaded=True, gil_enabled=True, gil_asked="1")
+    diagnosis = findings_of(
+        a_process(interpreter=python, hiredis="3.5.0", other_extensions=("theirs",))
+    )
+    assert {each for each in ids(diagnosis) if each.startswith("gil-")} == {"gil-forced-on"}
 
 
 def test_without_hiredis_only_cpool_has_switched_the_gil_on() -> None:
@@ -215,16 +240,17 @@ def test_the_probes_of_the_gil_are_asked_at_each_examination() -> None:
 @pytest.mark.parametrize(
     "changes, id",
     [
-        ({"modules": (Module("_pool", None),)}, "modules-missing"),
-        ({"modules": (Module("_pool", ".so", True),)}, "modules-stale"),
+        ({"modules": (Module("_pool", ".so", str(PACKAGE), True),)}, "modules-stale"),
+        ({"modules": (Module("_pool", ".so", "/elsewhere"),)}, "modules-elsewhere"),
         ({"installed_in": "/elsewhere"}, "other-copy-installed"),
         ({"stranger": True}, "stranger-installed"),
         ({"redis_py": "6.2.0"}, "redis-py-unsupported"),
         ({"redis_py": "9.0.0"}, "redis-py-unsupported"),
-        ({"green": (Green("gevent", True, True),)}, "patched-late"),
-        ({"green": (Green("eventlet", True, False),)}, "patched"),
-        ({"green": (Green("gevent", True, None),)}, "patched"),
-        ({"green": (Green("gevent", False, False),)}, "not-patched"),
+        ({"green": (Green("gevent", True, True, True),)}, "patched-late"),
+        ({"green": (Green("gevent", True, False, False),)}, "locks-not-patched"),
+        ({"green": (Green("eventlet", True, False, True),)}, "patched"),
+        ({"green": (Green("gevent", True, None, True),)}, "patched"),
+        ({"green": (Green("gevent", False, None, False),)}, "not-patched"),
         ({"metrics_on": True}, "metrics-on"),
         ({"fast_path_enabled": False}, "fast-path-off"),
         ({"refused": {"health check due": 200}}, "fast-path-refused-before"),
@@ -240,14 +266,37 @@ def test_supported_versions_of_redis_py_are_no_fault(version: str) -> None:
 
 
 def test_the_supported_versions_are_those_of_the_package() -> None:
-    lowest, below = process_checks.SUPPORTED_REDIS_PY
+    assert process_checks.SUPPORTED_REDIS_PY == unusable.SUPPORTED_REDIS_PY
+    lowest, below = unusable.SUPPORTED_REDIS_PY
     assert f'"redis>={lowest},<{below}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_compiled_modules_of_this_process_are_found_and_match_it() -> None:
     process = Process.look()
-    assert {module.name for module in process.modules} >= {"_client", "_conn", "_pool"}
-    assert not any(module.suffix is None for module in process.modules)
+    names = {module.name for module in process.modules}
+    assert names == {path.name.partition(".")[0] for path in PACKAGE.glob("_*.so")}
+    assert "modules-elsewhere" not in ids(findings_of(process))
+
+
+@pytest.mark.parametrize(
+    "name, stale",
+    [
+        ("_pool.pyx", {"_pool"}),
+        ("_pool.pxd", {each.name for each in Process.look().modules}),
+        ("cp_buf.c", {each.name for each in Process.look().modules}),
+    ],
+)
+def test_a_source_younger_than_what_is_built_of_it_is_found(
+    tmp_path: Path, name: str, stale: set[str]
+) -> None:
+    source = tmp_path / "src" / "cpool" / name
+    source.parent.mkdir(parents=True)
+    source.touch()
+    os.utime(source, (0, 0))
+    assert not any(each.is_stale for each in compiled_modules(tmp_path / "cpool"))
+    in_future_s = time.time() + 3600
+    os.utime(source, (in_future_s, in_future_s))
+    assert {each.name for each in compiled_modules(tmp_path / "cpool") if each.is_stale} == stale
 
 
 def test_a_switched_off_fast_path_is_found(client: cpool.Redis) -> None:
@@ -317,13 +366,19 @@ def test_a_foreign_connection_class_is_found_and_named(fresh_db: EmbeddedServer,
 
 
 @pytest.mark.parametrize(
-    "make, id, method",
+    "make, id, method, fix",
     [
-        (lambda url: OwnClient.from_url(url), "own-client-methods", "OwnClient.parse_response"),
+        (
+            lambda url: OwnClient.from_url(url),
+            "own-client-methods",
+            "OwnClient.parse_response",
+            "Override execute_command",
+        ),
         (
             lambda url: cpool.Redis(connection_pool=OwnPool.from_url(url)),
             "own-pool-methods",
             "OwnPool.release",
+            "without a get_connection() or release()",
         ),
         (
             lambda url: cpool.Redis(
@@ -331,16 +386,17 @@ def test_a_foreign_connection_class_is_found_and_named(fresh_db: EmbeddedServer,
             ),
             "own-connection-methods",
             "OwnConnection.send_command",
+            "Override execute_command",
         ),
     ],
 )
 def test_overridden_methods_are_found_and_named(
-    fresh_db: EmbeddedServer, add: Add, make: Callable[[str], Any], id: str, method: str
+    fresh_db: EmbeddedServer, add: Add, make: Callable[[str], Any], id: str, method: str, fix: str
 ) -> None:
     diagnosis = examine(add(make(fresh_db.url)))
     assert ids(diagnosis, "problem") == {id}
     assert method in found(diagnosis, id).seen
-    assert "execute_command" in found(diagnosis, id).fix
+    assert fix in found(diagnosis, id).fix
 
 
 def test_a_method_put_on_the_client_itself_is_found(client: cpool.Redis) -> None:
@@ -378,6 +434,19 @@ def test_redis_pys_client_on_our_pool_is_told(fresh_db: EmbeddedServer, add: Add
     pool = cpool.ConnectionPool.from_url(fresh_db.url, max_connections=3)
     finding = found(examine(add(redis.Redis(connection_pool=pool))), "pool-only")
     assert finding.level == "warning" and "cpool.Redis" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "pool_class, id", [(cpool.ConnectionPool, "pool-only"), (redis.ConnectionPool, "not-cpool")]
+)
+def test_for_a_client_of_a_clusters_node_the_fix_is_install(pool_class: Any, id: str) -> None:
+    cluster = redis.RedisCluster.__new__(redis.RedisCluster)  # there is none to connect to
+    pool = pool_class(redis_connect_func=cluster.on_connect, max_connections=3)
+    subject = Subject.of(redis.Redis(connection_pool=pool))
+    server = a_server(info={"redis_mode": "cluster"})
+    diagnosis = findings_of(a_process(), subject=subject, server=server)
+    assert "cpool.install() before the RedisCluster" in found(diagnosis, id).fix
+    assert "server-is-cluster-node" not in ids(diagnosis)
 
 
 def test_our_client_on_redis_pys_pool_is_found(fresh_db: EmbeddedServer, add: Add) -> None:
@@ -453,6 +522,45 @@ def test_a_client_that_raises_is_found(client: cpool.Redis) -> None:
     assert "KeyError" in finding.seen and "theirs" not in finding.seen
 
 
+def test_a_cache_that_the_server_is_too_old_for_is_told(client: cpool.Redis) -> None:
+    said = "client-side caching is supported by Redis 7.4 or later"
+    client.connection_pool.cache = mock.Mock()
+    subject = dataclasses.replace(Subject.of(client), probe=Probe(error=said))
+    finding = found(findings_of(a_process(), subject=subject), "ping-failed")
+    assert "Leave out cache" in finding.fix
+
+
+class Vault(redis.CredentialProvider):
+    """A credential provider that raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def get_credentials(self) -> tuple[str]:
+        raise self.error
+
+
+class VaultError(OSError):
+    """An error of somebody's, as those of HTTP clients are."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("token=pass-word"), TypeError("token=pass-word"), VaultError("pass-word")],
+    ids=lambda error: type(error).__name__,
+)
+def test_texts_of_a_credential_providers_errors_are_not_shown(
+    fresh_db: EmbeddedServer, add: Add, error: Exception
+) -> None:
+    client = add(cpool.Redis.from_url(fresh_db.url, credential_provider=Vault(error)))
+    diagnosis = examine(client)
+    assert type(error).__name__ in found(diagnosis, "server-unreachable").seen
+    probed = findings_of(a_process(), subject=Subject.of(client).probed())
+    assert type(error).__name__ in found(probed, "ping-failed").seen
+    for each in (diagnosis, probed):
+        assert "pass-word" not in str(each.as_dict()) + each.text()
+
+
 # -- the pool ---------------------------------------------------------------------------
 
 
@@ -497,6 +605,33 @@ def test_the_fix_of_an_exhausted_pool_that_does_not_wait_is_to_wait(
 
 
 @pytest.mark.parametrize(
+    "pool_class, options, fate",
+    [
+        (redis.ConnectionPool, {}, "gets MaxConnectionsError"),
+        (redis.BlockingConnectionPool, {}, "waits up to 20 s"),
+        (redis.BlockingConnectionPool, {"timeout": 3}, "then gets ConnectionError"),
+        (redis.BlockingConnectionPool, {"timeout": None}, "waits until one comes back"),
+        (cpool.ConnectionPool, {}, "gets MaxConnectionsError"),
+        (cpool.ConnectionPool, {"timeout": 3}, "then gets ConnectionPoolTimeoutError"),
+        (cpool.BlockingConnectionPool, {"timeout": None}, "waits until one comes back"),
+    ],
+)
+def test_what_becomes_of_the_next_caller_of_an_exhausted_pool_is_told(
+    pool_class: Any, options: dict[str, Any], fate: str
+) -> None:
+    subject = Subject.of(pool_class(max_connections=3, **options))
+    full = dataclasses.replace(subject, in_use=3)
+    finding = found(findings_of(a_process(), subject=full), "pool-exhausted")
+    assert fate in finding.matters
+    assert ("let callers wait" in finding.fix) == ("MaxConnectionsError" in fate)
+
+
+def test_those_who_waited_in_vain_are_among_the_callers() -> None:
+    diagnosis = of_stats(checkouts=1, waits=3, timeouts=2, longest_wait_s=0.2)
+    assert "3 of 3 callers waited" in found(diagnosis, "pool-waits").seen
+
+
+@pytest.mark.parametrize(
     "changes, id",
     [
         ({"timeouts": 1}, "pool-refusals"),
@@ -509,6 +644,16 @@ def test_the_fix_of_an_exhausted_pool_that_does_not_wait_is_to_wait(
 )
 def test_what_a_pool_has_counted_is_judged(changes: dict[str, Any], id: str) -> None:
     assert found(of_stats(**changes), id).level == "warning"
+
+
+def test_what_examinations_have_sent_is_not_passed_off_as_the_programs() -> None:
+    diagnosis = findings_of(a_process(refused={"health check due": 200}))
+    assert "PINGs of earlier examinations" in found(diagnosis, "fast-path-refused-before").seen
+
+
+def test_what_tls_costs_is_not_said_to_be_a_lock_of_the_encryption() -> None:
+    matters = found(of_server(transport="TLS"), "tls").matters
+    assert "one thread at a time" not in matters and "under the GIL" in matters
 
 
 def test_few_replaced_connections_are_no_fault() -> None:
@@ -539,6 +684,36 @@ def test_a_service_that_no_sentinel_knows_is_found(add: Add) -> None:
     )
     finding = found(examine(add(client)), "server-unreachable")
     assert "sentinels' my-service" in finding.seen and "SENTINEL MASTERS" in finding.fix
+
+
+def test_a_refused_password_of_sentinels_is_found(acl_server: ACLServer, add: Add) -> None:
+    sentinel = Sentinel(
+        [("localhost", acl_server.port)] * 2, sentinel_kwargs={"password": "pass-word"}
+    )
+    client = sentinel.master_for(
+        "my-service", redis_class=cpool.Redis, connection_pool_class=cpool.SentinelConnectionPool
+    )
+    diagnosis = examine(add(client))
+    finding = found(diagnosis, "server-unreachable")
+    assert "AuthenticationError" in finding.seen and "sentinel_kwargs" in finding.fix
+    assert "pass-word" not in str(diagnosis.as_dict()) + diagnosis.text()
+
+
+def test_a_certificate_file_that_is_not_there_is_found(tls_server: TLSServer, add: Add) -> None:
+    url = f"rediss://{tls_server.host}:{tls_server.port}?ssl_ca_certs=/no/such/file"
+    assert "ssl_ca_certs" in found(examine(add(cpool.from_url(url))), "server-unreachable").fix
+
+
+def test_a_unix_socket_that_is_not_there_is_found(tmp_path: Path, add: Add) -> None:
+    client = add(cpool.from_url(f"unix://{tmp_path}/no.sock"))
+    assert "unixsocket" in found(examine(client), "server-unreachable").fix
+
+
+def test_a_tls_port_that_is_taken_for_a_plain_one_is_found(
+    tls_server: TLSServer, add: Add
+) -> None:
+    client = add(cpool.Redis(host=tls_server.host, port=tls_server.port))
+    assert "rediss://" in found(examine(client), "server-unreachable").fix
 
 
 def test_an_option_that_connections_do_not_know_is_found(add: Add) -> None:

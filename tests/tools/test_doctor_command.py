@@ -22,10 +22,25 @@ PATCHES = {
     "gevent": "import gevent.monkey\ngevent.monkey.patch_all()\n",
     "eventlet": "import eventlet\neventlet.monkey_patch()\n",
 }
+SOCKETS_ONLY = {
+    "gevent without threads": "import gevent.monkey\ngevent.monkey.patch_all(thread=False)\n",
+    "gevent's sockets": "import gevent.monkey\ngevent.monkey.patch_socket()\n",
+    "gevent's sockets, late": "import redis, gevent.monkey\ngevent.monkey.patch_socket()\n",
+    "eventlet's sockets": "import eventlet\neventlet.monkey_patch(socket=True, time=True)\n",
+}
 WITHOUT_GIL = """
 import sys, sysconfig
 sys._is_gil_enabled = lambda: True
 sysconfig.get_config_vars()["Py_GIL_DISABLED"] = 1
+"""
+NO_CLIENT = """
+value, none = 1, None
+class Lazy(type):
+    @property
+    def client(cls):
+        raise RuntimeError("token=pass-word")
+class Lazy(metaclass=Lazy):
+    pass
 """
 EXHAUSTED = """
 import cpool
@@ -156,13 +171,54 @@ def test_a_bad_option_is_refused(
         (("--client", "no_such_module:x"), "--client: no_such_module can't be imported"),
         (("--client", "app:nobody"), "there is no nobody in app"),
         (("--client", "app:value"), "client_or_pool must be"),
+        (("--client", "app:none"), "app:none is None"),
+        (("--client", "app:Lazy.client"), "app:Lazy.client raised RuntimeError"),
     ],
 )
-def test_a_module_or_name_that_is_not_there_is_told(
+def test_a_module_or_name_without_a_client_is_told(
     doctor: Doctor, args: tuple[str, ...], text: str
 ) -> None:
-    done = doctor("value = 1\n", *args)
+    done = doctor(NO_CLIENT, *args)
     assert done.returncode == 2 and text in done.stderr
+    assert "pass-word" not in done.stdout + done.stderr
+
+
+def test_an_interrupt_of_the_users_module_ends_without_a_traceback(doctor: Doctor) -> None:
+    done = doctor("raise KeyboardInterrupt", "--import", "app")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_module_that_breaks_the_import_of_cpool_is_told(doctor: Doctor) -> None:
+    done = doctor("import sys; sys.modules['redis.event'] = None", "--import", "app")
+    assert done.returncode == 2
+    assert "can't be imported" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "planted, text",
+    [
+        ("import sys; sys.modules['cpool._slots'] = None", "Install a wheel for this Python"),
+        ("import sys; sys.modules['redis.event'] = None", 'pip install "redis>='),
+        ("import os; os.environ['CPOOL_FAST_PATH'] = '2'", "CPOOL_FAST_PATH must be 0 or 1"),
+    ],
+)
+def test_a_cpool_that_can_not_be_imported_is_told_in_one_line(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str, text: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(planted)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = doctor("", "--json")
+    assert done.returncode == 2
+    assert text in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_programs_get_the_error_of_the_import_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPOOL_FAST_PATH", "2")
+    command = [sys.executable, "-c", "import cpool", "-m", "cpool"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "ValueError: CPOOL_FAST_PATH" in done.stderr
 
 
 @pytest.mark.parametrize("library", PATCHES)
@@ -185,6 +241,17 @@ def test_a_patch_after_redis_is_a_problem(
     assert done.returncode == 1, done.stderr
     assert "[patched-late]" in done.stdout
     assert "at the top of the program's first module" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("how", SOCKETS_ONLY)
+def test_sockets_patched_without_the_locks_are_a_problem(
+    doctor: Doctor, fresh_db: EmbeddedServer, how: str
+) -> None:
+    skip_without("gevent" if "gevent" in how else "eventlet")
+    done = doctor(SOCKETS_ONLY[how], "--json", "--import", "app", "--url", fresh_db.url)
+    assert done.returncode == 1, done.stderr
+    assert levels(done)["locks-not-patched"] == "problem"
+    assert "patched" not in levels(done)
 
 
 def test_hiredis_on_a_python_without_the_gil_is_a_problem(

@@ -36,17 +36,23 @@ cpool.tools.doctor.examine(client_or_pool).text()
 # In a process of its own, so that the user's modules come before cpool and redis-py.
 _CHILD = """\
 import contextlib, importlib, json, sys, traceback
-options, modules = json.loads(sys.argv.pop()), json.loads(sys.argv.pop())
-for option, module in modules:
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            importlib.import_module(module)
-    except (Exception, SystemExit):
-        traceback.print_exc()
-        print(f"doctor: {option}: {module} can't be imported", file=sys.stderr)
-        sys.exit(2)
-from cpool.tools.doctor.command import examine_here
-sys.exit(examine_here(**options))
+
+def examine(options, modules):
+    for option, module in [*modules, ("cpool", "cpool.tools.doctor.command")]:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
+        except (Exception, SystemExit):
+            traceback.print_exc()
+            print(f"doctor: {option}: {module} can't be imported", file=sys.stderr)
+            return 2
+    return sys.modules["cpool.tools.doctor.command"].examine_here(**options)
+
+try:
+    options, modules = json.loads(sys.argv.pop()), json.loads(sys.argv.pop())
+    sys.exit(examine(options, modules))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
@@ -154,7 +160,14 @@ def _named(name: str) -> Any:
     module, _, path = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
-        if not hasattr(found, part):
-            raise BadOption(f"--client: there is no {path} in {module}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise BadOption(f"--client: there is no {path} in {module}") from None
+        except Exception as error:  # of a property, whose text may hold anything
+            raise BadOption(f"--client: {name} raised {type(error).__name__}") from None
+    if found is None:
+        raise BadOption(
+            f"--client: {name} is None; it must be a client or pool once {module} is imported"
+        )
     return found

@@ -26,10 +26,10 @@ from cpool.tools.machine import version_of
 
 __all__ = ["Green", "Interpreter", "Module", "Process"]
 
-# The module that knows what was patched, and its function that tells.
+# The module that knows what was patched, its function that tells, its name for locks.
 _PATCHERS = {
-    "gevent": ("gevent.monkey", "is_module_patched"),
-    "eventlet": ("eventlet.patcher", "is_monkey_patched"),
+    "gevent": ("gevent.monkey", "is_module_patched", "threading"),
+    "eventlet": ("eventlet.patcher", "is_monkey_patched", "thread"),
 }
 PACKAGE = Path(str(importlib.resources.files("cpool")))
 
@@ -61,10 +61,12 @@ class Module:
     """One of cpool's compiled modules."""
 
     name: str
-    suffix: str | None
-    """The ending of its file, which names the Python it was built for; None: not loaded."""
+    suffix: str
+    """The ending of its file, which names the Python it was built for."""
+    directory: str
+    """That of its file."""
     is_stale: bool = False
-    """Whether its source, where there is one beside the package, is younger."""
+    """Whether its sources, where there are some beside the package, are younger."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Green:
     """Whether its sockets are in the place of Python's."""
     late: bool | None
     """Whether redis-py was imported before that; None: it can't be told."""
+    locks_patched: bool
+    """Whether its locks are in the place of Python's."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ class Process:
             "gil": "on" if self.interpreter.gil_enabled else "off",
             "cpool": self.cpool_version,
             "imported_from": self.imported_from,
-            "compiled_modules": [each.name for each in self.modules if each.suffix],
-            "compiled_for": sorted({each.suffix for each in self.modules if each.suffix}),
+            "compiled_modules": [each.name for each in self.modules],
+            "compiled_for": sorted({each.suffix for each in self.modules}),
             "redis_py": self.redis_py,
             "hiredis": self.hiredis,
             "green_libraries": [asdict(green) for green in self.green],
@@ -170,17 +174,39 @@ def summary(wrapped: tuple[Wrapped, ...]) -> dict[str, list[str]]:
 
 
 def compiled_modules(package: Path) -> tuple[Module, ...]:
-    """Return cpool's compiled modules: each has a stub in the package."""
-    return tuple(_module(package, stub.stem) for stub in sorted(package.glob("_*.pyi")))
+    """Return cpool's compiled modules that are loaded, wherever they come from."""
+    origins = {
+        name.partition(".")[2]: Path(str(module.__file__))
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("cpool.") and _is_extension(module)
+    }
+    sources = package.parent / "src" / "cpool"
+    # A C file is part of some modules only: those must be younger, whichever they are.
+    c_is_younger = _youngest_s(sources, "*.c") > max(map(_mtime_s, origins.values()), default=0)
+    return tuple(
+        Module(
+            name,
+            origin.name.removeprefix(name),
+            str(origin.parent.resolve()),
+            c_is_younger or _youngest_s(sources, f"{name}.pyx", "*.pxd", "*.h") > _mtime_s(origin),
+        )
+        for name, origin in origins.items()
+    )
 
 
-def _module(package: Path, name: str) -> Module:
-    origin = getattr(sys.modules.get(f"cpool.{name}"), "__file__", None)
-    if origin is None:
-        return Module(name, None)
-    source = package.parent / "src" / "cpool" / f"{name}.pyx"
-    is_stale = source.is_file() and source.stat().st_mtime > os.stat(origin).st_mtime
-    return Module(name, origin.rpartition(name)[2], is_stale)
+def _is_extension(module: Any) -> bool:
+    file = str(getattr(module, "__file__", None))
+    return file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def _youngest_s(directory: Path, *patterns: str) -> float:
+    """Return when the youngest of some files was changed; 0 where there are none."""
+    found = (path for pattern in patterns for path in directory.glob(pattern))
+    return max(map(_mtime_s, found), default=0)
+
+
+def _mtime_s(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _installed_in() -> str | None:
@@ -200,27 +226,23 @@ def _installed_in() -> str | None:
 
 def _other_extensions() -> tuple[str, ...]:
     """Name the packages, but Python's own, whose compiled modules are imported."""
-    found = set()
-    for name, module in list(sys.modules.items()):
-        spec = getattr(module, "__spec__", None)
-        if isinstance(getattr(spec, "loader", None), importlib.machinery.ExtensionFileLoader):
-            found.add(name.partition(".")[0])
+    loaded = list(sys.modules.items())
+    found = {name.partition(".")[0] for name, module in loaded if _is_extension(module)}
     return tuple(sorted(found - {"cpool", "hiredis"} - sys.stdlib_module_names))
 
 
 def _green() -> tuple[Green, ...]:
-    return tuple(Green(each, *_patches_of(each)) for each in _PATCHERS if each in sys.modules)
+    return tuple(_patches_of(each) for each in _PATCHERS if each in sys.modules)
 
 
-def _patches_of(library: str) -> tuple[bool, bool | None]:
-    """Return whether a library has patched sockets, and whether redis-py came before that."""
-    module, function = _PATCHERS[library]
+def _patches_of(library: str) -> Green:
+    module, function, locks = _PATCHERS[library]
     is_patched = getattr(sys.modules.get(module), function, lambda name: False)
-    if not is_patched("socket"):
-        return False, None
-    # redis-py keeps the sleep() that there was when it was imported.
-    late = vars(redis.retry)["sleep"] is not time.sleep if is_patched("time") else None
-    return True, late
+    late = None
+    if is_patched("socket") and is_patched("time"):
+        # redis-py keeps the sleep() that there was when it was imported.
+        late = vars(redis.retry)["sleep"] is not time.sleep
+    return Green(library, is_patched("socket"), late, is_patched(locks))
 
 
 def _metrics_on() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence, version_numbers
@@ -11,7 +12,8 @@ from cpool.tools.doctor.wrappers import Wrapped
 __all__ = ["CHECKS", "SUPPORTED_REDIS_PY", "listed"]
 
 SUPPORTED_REDIS_PY = ("6.4", "9")  # from, and below; as pyproject.toml has it
-REBUILD = "pip install --force-reinstall --no-deps redis-cpool"
+HIREDIS_WITH_GIL = (3, 5)  # and those before
+
 
 # What keeps a tool's spans of commands and leaves the compiled call open.
 _UNWRAP = {
@@ -22,18 +24,7 @@ _UNWRAP = {
     '.RedisConnectionInstrumentation")`: commands are traced as before, but without the'
     " server's address.",
 }
-
-
-def modules_missing(evidence: Evidence) -> Finding | None:
-    missing = [module.name for module in evidence.process.modules if module.suffix is None]
-    if not missing:
-        return None
-    return problem(
-        "modules-missing",
-        seen=f"Compiled modules are not loaded: {', '.join(missing)}.",
-        matters="cpool's pools and client are compiled; without a module they can't work.",
-        fix=f"Install a wheel for this Python, or build anew: {REBUILD}",
-    )
+_PATCH_ALL = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}
 
 
 def modules_stale(evidence: Evidence) -> Finding | None:
@@ -45,6 +36,21 @@ def modules_stale(evidence: Evidence) -> Finding | None:
         seen=f"The source is younger than the compiled module: {', '.join(stale)}.",
         matters="What runs is not what the sources say.",
         fix="In the source tree: python setup.py build_ext --inplace, or pip install -e .",
+    )
+
+
+def modules_elsewhere(evidence: Evidence) -> Finding | None:
+    process = evidence.process
+    package = str(Path(process.imported_from) / "cpool")
+    strange = [each for each in process.modules if each.directory != package]
+    if not strange:
+        return None
+    return problem(
+        "modules-elsewhere",
+        seen=f"cpool is imported from {process.imported_from}, and compiled modules from"
+        f" {strange[0].directory}: {', '.join(each.name for each in strange)}.",
+        matters="They are another copy's, perhaps of another version.",
+        fix="Remove that copy, or build in the source tree: python setup.py build_ext --inplace",
     )
 
 
@@ -85,43 +91,49 @@ def redis_py_unsupported(evidence: Evidence) -> Finding | None:
     )
 
 
+def _gil_came_on(evidence: Evidence) -> bool:
+    """Tell whether an import has switched the GIL on, and not the user."""
+    python = evidence.process.interpreter
+    return python.free_threaded and python.gil_enabled and python.gil_asked != "1"
+
+
 def gil_by_hiredis(evidence: Evidence) -> Finding | None:
     process = evidence.process
-    python = process.interpreter
-    if not (python.free_threaded and python.gil_enabled and process.hiredis):
+    if not process.hiredis or not _gil_came_on(evidence):
+        return None
+    if version_numbers(process.hiredis) > HIREDIS_WITH_GIL:
         return None
     return problem(
         "gil-enabled-by-hiredis",
         seen="This Python is built without the GIL, and the GIL is on; redis-py has imported"
         f" hiredis {process.hiredis}.",
-        matters="hiredis up to 3.5.0 does not declare that it runs without the GIL, so Python"
+        matters="hiredis up to 3.5 does not declare that it runs without the GIL, so Python"
         " switches it on at the import: threads of the whole process run one at a time.",
         fix="pip uninstall hiredis: cpool does not use it, and redis-py then takes its own"
-        " parser where it still needs one.",
+        " parser where it still needs one. cpool switches the GIL on as well: see"
+        " gil-enabled-by-cpool.",
     )
 
 
 def gil_by_cpool(evidence: Evidence) -> Finding | None:
-    python = evidence.process.interpreter
-    if not (python.free_threaded and python.gil_enabled):
+    if not _gil_came_on(evidence):
         return None
-    return warning(
+    return problem(
         "gil-enabled-by-cpool",
         seen="This Python is built without the GIL, and the GIL is on; cpool's modules are"
         " loaded.",
         matters="cpool does not declare yet that it runs without the GIL, so Python switches it"
-        " on at the import.",
+        " on at the import: threads of the whole process run one at a time.",
         fix="Run this program on the ordinary build of Python, which is faster where the GIL is"
         " on. Do not force the GIL off for cpool.",
     )
 
 
 def gil_by_others(evidence: Evidence) -> Finding | None:
-    process = evidence.process
-    python = process.interpreter
-    if not (python.free_threaded and python.gil_enabled and process.other_extensions):
+    others = evidence.process.other_extensions
+    if not others or not _gil_came_on(evidence):
         return None
-    packages = ", ".join(process.other_extensions)
+    packages = ", ".join(others)
     return note(
         "gil-enabled-by-others",
         seen=f"Other packages have brought compiled modules: {packages}.",
@@ -173,19 +185,38 @@ def patched_late(evidence: Evidence) -> Finding | None:
     late = [green.library for green in evidence.process.green if green.late]
     if not late:
         return None
-    call = "gevent.monkey.patch_all()" if "gevent" in late else "eventlet.monkey_patch()"
     return problem(
         "patched-late",
         seen=f"{late[0]} has patched the process after redis-py was imported.",
         matters="Pools and connections made before keep real sockets and locks, and redis-py's"
         " retries keep the real sleep(): each of them stops all greenlets while it waits.",
-        fix=f"Call {call} at the top of the program's first module, before anything imports"
-        " redis or cpool.",
+        fix=f"Call {_PATCH_ALL[late[0]]} at the top of the program's first module, before anything"
+        " imports redis or cpool.",
+    )
+
+
+def locks_not_patched(evidence: Evidence) -> Finding | None:
+    half = [
+        each.library for each in evidence.process.green if each.patched and not each.locks_patched
+    ]
+    if not half:
+        return None
+    return problem(
+        "locks-not-patched",
+        seen=f"{half[0]} has patched Python's sockets, and not its locks.",
+        matters="A greenlet that waits for a connection of a full pool, or for a lock, stops all"
+        " others, also the one that would give the connection back.",
+        fix=f"Call {_PATCH_ALL[half[0]]} without arguments, before anything imports redis or"
+        " cpool.",
     )
 
 
 def patched(evidence: Evidence) -> Finding | None:
-    green = [each for each in evidence.process.green if each.patched and not each.late]
+    green = [
+        each
+        for each in evidence.process.green
+        if each.patched and each.locks_patched and not each.late
+    ]
     if not green:
         return None
     in_time = green[0].late is False
@@ -284,8 +315,8 @@ def listed(wrapped: Iterable[Wrapped]) -> str:
 
 
 CHECKS: tuple[Check, ...] = (
-    modules_missing,
     modules_stale,
+    modules_elsewhere,
     other_copy_installed,
     stranger_installed,
     redis_py_unsupported,
@@ -296,6 +327,7 @@ CHECKS: tuple[Check, ...] = (
     gil_forced_off,
     hiredis_not_needed,
     patched_late,
+    locks_not_patched,
     patched,
     not_patched,
     instrumented,

@@ -7,6 +7,7 @@ pool does not matter. Besides the handshake it sends PING, INFO and CONFIG GET o
 from __future__ import annotations
 
 import contextlib
+import re
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cpool.tools.doctor.subject import Subject
+from cpool.tools.doctor.subject import Subject, told
 from cpool.tools.figures import percentile
 from cpool.tools.machine import server_name
 
@@ -71,14 +72,14 @@ class Server:
             except redis.ResponseError as error:
                 if not _is_about_hello(error):
                     raise
-                known["hello_refused"] = _said(error, subject)
+                known["hello_refused"] = _shown(str(error), subject)
                 connection = _make(subject, protocol=2)
                 connect_s = _connect(connection)
             known["address"] = _address(connection)  # a sentinel has told it by now
             with contextlib.closing(_Questions(connection)) as questions:
                 return cls(**known, connect_s=connect_s, **questions.answers())
-        except Exception as error:  # the connection class may be anybody's
-            return cls(**known, error=f"{type(error).__name__}: {_said(error, subject)}")
+        except Exception as error:  # connection class and credential provider may be anybody's
+            return cls(**known, error=_shown(": ".join(told(error)), subject))
 
     @property
     def name(self) -> str:
@@ -170,12 +171,21 @@ def _make(subject: Subject, **changes: Any) -> Any:
     kwargs = {**subject.kwargs, **changes}
     if changes.get("protocol") == 2:  # maintenance notifications need RESP3
         kwargs = {name: kwargs[name] for name in kwargs if not name.startswith("maint_")}
-    connection = subject.connection_class(**kwargs)
+    connection = _constructed(subject.connection_class, kwargs)
     connection.retry = Retry(NoBackoff(), 0)
     for name in ("socket_timeout", "socket_connect_timeout"):
         given = getattr(connection, name, None)
         setattr(connection, name, TIMEOUT_S if given is None else min(given, TIMEOUT_S))
     return connection
+
+
+def _constructed(connection_class: Any, kwargs: dict[str, Any]) -> Any:
+    try:
+        return connection_class(**kwargs)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise redis.DataError(str(error)) from None  # Python's own text, which names the option
 
 
 def _connect(connection: Any) -> float:
@@ -211,10 +221,12 @@ def _address(connection: Any) -> str:
     return str(path) if path else f"{host}:{port}"
 
 
-def _said(error: BaseException, subject: Subject) -> str:
+def _shown(text: str, subject: Subject) -> str:
     """Return an error's text without what it repeats of ours: a server that does not know
-    HELLO quotes its arguments, the password among them, which may come from a provider."""
-    text = subject.without_secrets(str(error).partition(", with args")[0])
+    HELLO quotes its arguments, the password among them, which may come from a provider, and
+    redis-py names each sentinel by a client's repr, which tells its arguments."""
+    text = re.sub("<.*> - ", "", text.partition(", with args")[0], flags=re.DOTALL)
+    text = subject.without_secrets(text)
     return textwrap.shorten(text, LONGEST_TEXT, placeholder="...")
 
 

@@ -16,24 +16,48 @@ FAR_MS = 1.0
 JITTER = 20  # times the median
 JITTER_MS = 5.0
 
-# By words in what was raised, the first that fits.
+_CLOSED_IN_TCP = (
+    "Check whether it is a TLS port, which wants rediss:// (ssl=True); else what the server's log"
+    " says, or that of a proxy in between."
+)
+# By transport ("": any) and words in what was raised, the first that fits.
 _UNREACHABLE_FIXES = (
-    ("max number of clients", "Raise maxclients on the server, or lower max_connections."),
-    ("NoPermission", "Give the user the rights that the handshake needs: +@connection."),
-    ("AuthenticationError", "Check username and password, and ACL LIST on the server."),
-    ("certificate", "Check ssl_ca_certs and the host name against the server's certificate."),
-    ("SSL", "Check that the port speaks TLS: rediss:// and redis:// are not the same port."),
-    ("refused", "Check host and port, and that the server runs and listens there (bind)."),
-    ("keyword argument", "Take that option out: connections do not know it."),
     (
-        "TimeoutError",
+        *("", "MasterNotFound"),
+        "Check the sentinels' addresses, their password (sentinel_kwargs), the service name, and"
+        " SENTINEL MASTERS on them.",
+    ),
+    ("", "max number of clients", "Raise maxclients on the server, or lower max_connections."),
+    ("", "NoPermission", "Give the user the rights that the handshake needs: +@connection."),
+    ("", "AuthenticationError", "Check username and password, and ACL LIST on the server."),
+    ("", "keyword argument", "Take that option out: connections do not know it."),
+    (
+        *("TLS", "No such file"),
+        "Check the paths of certificates and keys (ssl_ca_certs, ssl_ca_path, ssl_certfile,"
+        " ssl_keyfile): such a file does not exist.",
+    ),
+    (
+        *("TLS", "certificate"),
+        "Check ssl_ca_certs and the host name against the server's certificate.",
+    ),
+    (
+        *("TLS", "SSL"),
+        "Check that the port speaks TLS: rediss:// and redis:// are not the same port.",
+    ),
+    (
+        *("unix socket", "No such file"),
+        "Check the path of the unix socket against the server's unixsocket.",
+    ),
+    ("", "refused", "Check host and port, and that the server runs and listens there (bind)."),
+    (
+        *("", "TimeoutError"),
         "Check host and port, firewalls in between, and that TLS is asked of a TLS port only: the"
         " address did not answer.",
     ),
-    ("not known", "Check the host's name: it can't be resolved."),
-    ("No such file", "Check the path of the unix socket against the server's unixsocket."),
-    ("MasterNotFound", "Check the service name, and SENTINEL MASTERS on the sentinels."),
-    ("", "Check the client's arguments against the server's configuration and its log."),
+    ("", "not known", "Check the host's name: it can't be resolved."),
+    ("TCP", "reset by peer", _CLOSED_IN_TCP),
+    ("TCP", "closed by server", _CLOSED_IN_TCP),
+    ("", "", "Check the client's arguments against the server's configuration and its log."),
 )
 
 
@@ -47,7 +71,11 @@ def unreachable(evidence: Evidence) -> Finding | None:
     server = evidence.server
     if server is None or server.error is None:
         return None
-    fix = next(fix for words, fix in _UNREACHABLE_FIXES if words in server.error)
+    fix = next(
+        fix
+        for transport, words, fix in _UNREACHABLE_FIXES
+        if transport in ("", server.transport) and words in server.error
+    )
     return problem(
         "server-unreachable",
         seen=f"No connection to {server.address} ({server.transport}): {server.error}",
@@ -221,12 +249,13 @@ def is_cluster_node(evidence: Evidence) -> Finding | None:
     server = reachable(evidence)
     if server is None or server.info.get("redis_mode") != "cluster":
         return None
+    if evidence.subject is not None and evidence.subject.is_of_cluster:
+        return None
     return note(
         "server-is-cluster-node",
         seen="The server is a node of a cluster, and this client is for one server.",
         matters="Keys that other nodes hold raise MovedError.",
-        fix="Unless it is meant for this node only: RedisCluster.from_url(url,"
-        " connection_pool_class=cpool.ConnectionPool)",
+        fix="Unless it is meant for this node only: cpool.install(), and then a RedisCluster.",
     )
 
 
@@ -268,8 +297,8 @@ def tls(evidence: Evidence) -> Finding | None:
     return note(
         "tls",
         seen="The connection is encrypted (TLS).",
-        matters="Encryption is done by Python's ssl module, one thread at a time; a command takes"
-        " longer than over a plain connection, and so does opening one.",
+        matters="Commands go by the methods of Python's sockets, with more of the work under the"
+        " GIL; each takes longer than over a plain connection, and so does opening one.",
         fix="Nothing has to change; keep connections open, and use pipelines.",
     )
 

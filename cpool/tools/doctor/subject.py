@@ -17,9 +17,10 @@ import redis
 import cpool
 from cpool.tools.doctor.wrappers import Wrapped, is_derived, overridden, patched
 
-__all__ = ["Probe", "Subject", "name_of"]
+__all__ = ["Probe", "Subject", "name_of", "told"]
 
 SECRETS = ("password", "ssl_password")
+_SPEAKERS = {"redis", "cpool", "builtins", "socket", "ssl"}
 PROBES = 5
 MOST_PROBES = 50
 PROBE_TIMEOUT_S = 5.0
@@ -34,7 +35,7 @@ class Probe:
     refused: tuple[str, ...] = ()
     """Why others were not: reasons of cpool.fast_path.FastPathStats."""
     error: str | None = None
-    """What they raised: its class, and of redis-py's errors the text."""
+    """What they raised: its class, and of redis-py's and the system's errors the text."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ class Subject:
         return int(self.pool.max_connections)
 
     @property
+    def timeout_s(self) -> float | None:
+        """How long the pool lets callers wait for a connection (None: for ever)."""
+        found: float | None = getattr(self.pool, "timeout", 0)
+        return found
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether all connections are lent."""
         return self.in_use is not None and self.in_use >= self.max_connections
@@ -119,6 +126,12 @@ class Subject:
     def is_sentinels(self) -> bool:
         """Whether connections ask sentinels for their server."""
         return cpool.SentinelManagedConnection in getattr(self.connection_class, "__mro__", ())
+
+    @property
+    def is_of_cluster(self) -> bool:
+        """Whether the client is that of a node of a RedisCluster, which marks its connections."""
+        function = self.kwargs.get("redis_connect_func")
+        return isinstance(getattr(function, "__self__", None), redis.RedisCluster)
 
     @property
     def is_single_connection(self) -> bool:
@@ -158,7 +171,7 @@ class Subject:
             "health_check_interval_s": self.kwargs.get("health_check_interval") or 0,
         }
         if self.stats is not None:
-            facts["timeout_s"] = "for ever" if self.pool.timeout is None else self.pool.timeout
+            facts["timeout_s"] = "for ever" if self.timeout_s is None else self.timeout_s
             facts["pool_stats"] = asdict(self.stats)
         if self.probe is not None:
             facts["compiled_pings"] = self.probe.taken
@@ -172,6 +185,15 @@ def name_of(cls: Any) -> str:
     name = getattr(cls, "__qualname__", type(cls).__qualname__)
     package = str(module).partition(".")[0]
     return f"{package if package in ('redis', 'cpool') else module}.{name}"
+
+
+def told(error: Exception) -> list[str]:
+    """Return an error's class, and its text where that is redis-py's or the system's: those
+    of the user's own code may hold anything."""
+    name = type(error).__name__
+    author = type(error).__module__.partition(".")[0]
+    is_known = isinstance(error, (redis.RedisError, OSError)) and author in _SPEAKERS
+    return [name, str(error)] if is_known else [name]
 
 
 def _is_client(given: Any) -> bool:
@@ -213,10 +235,8 @@ def _probe(client: Any) -> Probe:
             client.ping()
         except redis.exceptions.NoPermissionError:
             pass  # it was sent and answered all the same
-        except redis.RedisError as error:
-            return Probe(taken, tuple(refused), f"{type(error).__name__}: {error}")
-        except Exception as error:  # of the user's own code, whose texts may hold anything
-            return Probe(taken, tuple(refused), type(error).__name__)
+        except Exception as error:  # client and credential provider may be anybody's
+            return Probe(taken, tuple(refused), ": ".join(told(error)))
         passed = [name for name, n in _counts().items() for _ in range(n - before[name])]
         if passed == ["taken"]:
             taken += 1

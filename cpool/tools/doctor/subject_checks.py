@@ -5,7 +5,7 @@ from __future__ import annotations
 from cpool.tools.doctor.diagnosis import Finding, note, problem, warning
 from cpool.tools.doctor.evidence import Check, Evidence
 from cpool.tools.doctor.process_checks import listed
-from cpool.tools.doctor.subject import name_of
+from cpool.tools.doctor.subject import Subject, name_of
 
 __all__ = ["CHECKS", "REASONS"]
 
@@ -52,8 +52,7 @@ def not_cpool(evidence: Evidence) -> Finding | None:
         matters="cpool has no part in it.",
         fix="Make it when cpool.install() has been called; what was made before stays redis-py's."
         if evidence.process.installed
-        else "Write cpool.Redis in place of redis.Redis, or call cpool.install() before clients"
-        " are made.",
+        else _become_ours(subject, "cpool.Redis"),
     )
 
 
@@ -68,8 +67,18 @@ def pool_only(evidence: Evidence) -> Finding | None:
         seen=f"The client is {name_of(type(subject.client))} on a pool of cpool's.",
         matters="The pool is compiled, the client is not: most of a command's time goes to"
         " redis-py's own code.",
-        fix="Write cpool.Redis(connection_pool=pool) in place of redis.Redis, or call"
-        " cpool.install() before clients are made.",
+        fix=_become_ours(subject, "cpool.Redis(connection_pool=pool)"),
+    )
+
+
+def _become_ours(subject: Subject, call: str) -> str:
+    if subject.is_of_cluster:
+        return (
+            "Call cpool.install() before the RedisCluster is made: all its nodes' clients and"
+            " pools are then cpool's."
+        )
+    return (
+        f"Write {call} in place of redis.Redis, or call cpool.install() before clients are made."
     )
 
 
@@ -115,7 +124,9 @@ def own_methods(evidence: Evidence) -> Finding | None:
                 seen="Methods that the compiled call stands in for are overridden:"
                 f" {listed(own)}.",
                 matters=f"They must see every call. {REDIS_PY_ITSELF}",
-                fix="Override execute_command (or Pipeline.execute) instead, which stands above"
+                fix=REASONS["pool overridden"]
+                if kind == "pool"
+                else "Override execute_command (or Pipeline.execute) instead, which stands above"
                 " the compiled call; or use response callbacks (set_response_callback).",
             )
     return None
@@ -160,7 +171,7 @@ def refused_before(evidence: Evidence) -> Finding | None:
     return warning(
         "fast-path-refused-before",
         seen=f"Of {process.taken + others:,} commands of this process, {others:,} were not one"
-        f" compiled call: {counted}.",
+        f" compiled call: {counted}. PINGs of earlier examinations count, too.",
         matters=REDIS_PY_ITSELF,
         fix=" ".join(REASONS[reason] for reason in process.refused),
     )
@@ -241,7 +252,9 @@ def ping_failed(evidence: Evidence) -> Finding | None:
         seen=f"A PING of the client raised {subject.probe.error}.",
         matters="The doctor's own connection was opened, so the cause is in the client, its pool,"
         " or how busy they are.",
-        fix="Call client.ping() yourself, and see what it raises; TimeoutError may be a pool"
+        fix="Leave out cache and cache_config, or upgrade the server to Redis 7.4 or later."
+        if subject.has_cache and "client-side caching" in subject.probe.error
+        else "Call client.ping() yourself, and see what it raises; TimeoutError may be a pool"
         " that was exhausted meanwhile.",
     )
 
@@ -253,17 +266,30 @@ def pool_exhausted(evidence: Evidence) -> Finding | None:
     subject = evidence.subject
     if subject is None or not subject.is_exhausted:
         return None
-    waits = subject.stats is not None and subject.pool.timeout != 0
     waiting = f"; {subject.stats.waiting} callers wait" if subject.stats else ""
-    wait = "" if waits else "let callers wait (timeout=0.5, or BlockingConnectionPool), "
+    wait = (
+        ""
+        if subject.timeout_s != 0
+        else "let callers wait (timeout=0.5, or BlockingConnectionPool), "
+    )
     return problem(
         "pool-exhausted",
         seen=f"All connections are lent: {subject.in_use} of max_connections="
         f"{subject.max_connections}{waiting}.",
-        matters="The next caller "
-        + ("waits until one comes back." if waits else "gets MaxConnectionsError."),
+        matters=f"The next caller {_fate(subject)}.",
         fix=f"Raise max_connections to the number of threads, {wait}and {LEAKS}.",
     )
+
+
+def _fate(subject: Subject) -> str:
+    """Say what happens to who asks an exhausted pool for a connection."""
+    timeout_s = subject.timeout_s
+    if timeout_s is None:
+        return "waits until one comes back"
+    if timeout_s == 0:
+        return "gets MaxConnectionsError"
+    error = "ConnectionPoolTimeoutError" if subject.has_our_pool else "ConnectionError"
+    return f"waits up to {timeout_s:g} s for one to come back, and then gets {error}"
 
 
 def waits_in_vain(evidence: Evidence) -> Finding | None:
@@ -285,8 +311,8 @@ def long_waits(evidence: Evidence) -> Finding | None:
         return None
     return warning(
         "pool-waits",
-        seen=f"{stats.waits} of {stats.checkouts} checkouts waited for a connection, the longest"
-        f" for {stats.longest_wait_s:.2f} s.",
+        seen=f"{stats.waits} of {stats.checkouts + stats.timeouts} callers waited for a"
+        f" connection, the longest for {stats.longest_wait_s:.2f} s.",
         matters="To the caller it is part of the command's time.",
         fix=f"Raise max_connections (now {stats.max_connections}), and {LEAKS}.",
     )
