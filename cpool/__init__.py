@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 try:
     from cpool import fast_path
     from cpool.client import Pipeline, Redis, StrictRedis, from_url
-except (ImportError, ValueError) as error:
+except (ImportError, ValueError) as _error:
     from cpool import unusable
 
     if unusable.is_command_line():
-        unusable.leave(error)
+        unusable.leave(_error)
     raise
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.errors import ConnectionPoolTimeoutError
