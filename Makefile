@@ -13,7 +13,7 @@ build:  ## build the compiled modules in place, with all that the tasks need
 	$(PYTHON) -m pip install -e ".[dev]"
 
 lint:  ## lints, formats, types
-	.ci/lint
+	PYTHON=$(PYTHON) .ci/lint
 
 test:  ## the tests, on all CPUs
 	$(PYTHON) -m pytest -n auto
@@ -34,13 +34,13 @@ suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|al
 	$(PYTHON) -m tests.redis_suite --redis-py $(REDIS_PY) --protocol $(PROTOCOL)
 
 package:  ## sdist and wheel into dist/, checked
-	.ci/package dist
+	PYTHON=$(PYTHON) .ci/package dist
 
 wheels:  ## manylinux, musl and aarch64 wheels into wheelhouse/, by a cross compiler
 	.ci/wheels wheelhouse
 
 docs:  ## the site, into build/docs: pip install -e ".[docs]"
-	.ci/docs build/docs
+	PYTHON=$(PYTHON) .ci/docs build/docs
 
 demo:  ## cpool against redis-py, with the server killed in the middle
 	$(PYTHON) -m cpool demo

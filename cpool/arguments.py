@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClientArguments",
     "PoolArguments",
+    "RedisArguments",
     "SentinelPoolArguments",
     "TCPConnectionArguments",
     "TLSConnectionArguments",
@@ -172,3 +173,14 @@ class ClientArguments(
     cache_config: CacheConfig | None
     maint_notifications_config: MaintNotificationsConfig | None
     timeout: float | None
+
+
+class RedisArguments(ClientArguments, total=False):
+    """All keywords of `cpool.Redis`: what a subclass of it hands on."""
+
+    host: str
+    port: int
+    db: int
+    password: str | None
+    socket_timeout: float | None
+    socket_connect_timeout: float | None

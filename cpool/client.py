@@ -121,6 +121,7 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """
 
     if TYPE_CHECKING:
+        connection_pool: ConnectionPool  # or, if one was given, redis-py's
 
         def __init__(
             self,

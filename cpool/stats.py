@@ -27,7 +27,7 @@ class PoolStats:
     waiting: int
     """Callers that wait for a connection."""
     checkouts: int
-    """Connections lent so far."""
+    """Connections lent so far; callers who got none are not counted."""
     created: int
     """Connections made so far."""
     replaced: int
@@ -37,7 +37,7 @@ class PoolStats:
     reclaimed: int
     """Slots got back from borrowers that vanished without a release."""
     waits: int
-    """Checkouts that had to wait because the pool was exhausted."""
+    """Times a caller had to wait because the pool was exhausted, in vain or not."""
     wait_time_s: float
     """Seconds all of them waited together."""
     longest_wait_s: float

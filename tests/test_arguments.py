@@ -43,6 +43,11 @@ def test_the_types_name_every_argument_of_redis_py_and_ours(
         assert names == expected
 
 
+def test_a_subclass_can_hand_on_every_argument_of_a_client() -> None:
+    besides = arguments.ClientArguments.__annotations__.keys()
+    assert arguments.RedisArguments.__annotations__.keys() - besides == BY_POSITION[cpool.Redis]
+
+
 def test_a_pool_takes_what_its_connections_take() -> None:
     of_connections = {
         name for cls in BY_POSITION if cls is not cpool.Redis for name in keywords_of(cls)

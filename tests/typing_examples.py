@@ -13,7 +13,7 @@ from redis.sentinel import Sentinel
 from typing_extensions import Unpack, assert_type
 
 import cpool
-from cpool.arguments import ClientArguments
+from cpool.arguments import RedisArguments
 from cpool.tools.doctor import Diagnosis, examine
 
 # Pools
@@ -72,6 +72,9 @@ assert_type(r.get("key"), bytes | str | None)
 assert_type(r.incr("key"), int)
 assert_type(r.pipeline(), cpool.Pipeline)
 assert_type(r.client(), cpool.Redis)
+assert_type(r.connection_pool, cpool.ConnectionPool)
+assert_type(r.connection_pool.stats(), cpool.PoolStats)
+r.connection_pool.drain()
 assert_type(cpool.from_url("redis://localhost"), cpool.Redis)
 assert_type(cpool.Redis.from_url("redis://localhost", max_waiting=3), cpool.Redis)
 assert_type(cpool.Redis.from_pool(pool), cpool.Redis)
@@ -84,10 +87,11 @@ with cpool.Redis() as entered_client, entered_client.pipeline(transaction=False)
 class TenantClient(cpool.Redis):
     """A subclass, which hands its arguments on and keeps their names for the editor."""
 
-    def __init__(self, tenant: str, **kwargs: Unpack[ClientArguments]) -> None:
+    def __init__(self, tenant: str, **kwargs: Unpack[RedisArguments]) -> None:
         super().__init__(**kwargs)
 
 
+TenantClient("a", host="localhost", port=6379, db=1, password="secret", socket_timeout=None)
 assert_type(TenantClient("a", health_check_interval=30).client(), TenantClient)
 assert_type(TenantClient.from_url("redis://localhost"), TenantClient)
 
@@ -115,4 +119,5 @@ cpool.Redis(max_conections=3)  # type: ignore[call-arg]
 cpool.Redis(timeout="1")  # type: ignore[arg-type]
 cpool.Redis.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
 cpool.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
+TenantClient("a", hots="localhost")  # type: ignore[call-arg]
 r.no_such_command()  # type: ignore[attr-defined]

@@ -23,12 +23,13 @@ CHECKS: tuple[Check, ...] = (
 def examine(client_or_pool: Any = None, *, processes: int = 1) -> Diagnosis:
     """Examine this process, and a client or a pool with its server.
 
-    client_or_pool: a client or pool of cpool or redis-py; None: the process only. processes:
-    how many like this one use the server. Nothing on the server is changed; it gets a
-    connection of the doctor's own, made as the pool makes them, and if one is free a few
-    PINGs from the client, which cpool.fast_path.stats() counts with all others. Takes up to
-    20 seconds where a server does not answer. Raises TypeError for what is neither a client
-    nor a pool.
+    client_or_pool: a client or pool of cpool or redis-py; None: the process only.
+    processes: how many like this one use the server.
+
+    Nothing on the server is changed; it gets a connection of the doctor's own, made as the
+    pool makes them, and if one is free a few PINGs from the client, which
+    cpool.fast_path.stats() counts with all others. Takes up to 20 seconds where a server does
+    not answer. Raises TypeError for what is neither a client nor a pool.
     """
     process = Process.look()
     if client_or_pool is None:
