@@ -77,7 +77,8 @@ def calls(task: Task) -> Result:
         found = repeat(call, task["seconds"])
         if call() != reply:
             raise RuntimeError("a wrong reply at the end")
-        client.delete(f"{PREFIX}:big")
+        big = f"{PREFIX}:big"
+        client.delete([big] if task["side"] == GLIDE else big)
         require_compiled(task, found["calls"])
     each = {"cpu_us_per_op": found["cpu_s_per_call"] / task.get("per", 1) * 1e6}
     return {"s": found["s_per_call"] / task.get("per", 1), **each}

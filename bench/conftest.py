@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[KEY_OF_BUSY] = facts.pop("busy %")
     config.stash[KEY_OF_FACTS] = facts
     if config.getoption("--noise"):
-        pytest.MonkeyPatch().setenv(NOISE_VARIABLE, "1")  # for the workers
+        os.environ[NOISE_VARIABLE] = "1"  # for the workers
 
 
 # ---- which sides a group has --------------------------------------------------------------

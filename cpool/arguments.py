@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientArguments",
+    "ConnectionArguments",
     "PoolArguments",
     "RedisArguments",
     "SentinelPoolArguments",
