@@ -32,6 +32,7 @@ MODULES = {
     "_conn": [],
     "_retry": [],
     "_slots": ["cp_waitq.c"],
+    "_dials": [],
     "_pool": ["cp_fork.c"],
     "_client": [],
     "_pipeline": ["cp_exchange.c", "cp_wire.c", "cp_buf.c", "cp_resp.c"],

@@ -16,16 +16,17 @@ except (ImportError, ValueError) as _error:
     if unusable.is_command_line():
         unusable.leave(_error)
     raise
+from cpool.blocking_pool import BlockingConnectionPool
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from cpool.errors import ConnectionPoolTimeoutError
+from cpool.errors import ConnectionPoolTimeoutError, PoolClosedError
 from cpool.installation import install, uninstall
-from cpool.pool import BlockingConnectionPool, ConnectionPool
+from cpool.pool import ConnectionPool
 from cpool.sentinel import (
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
-from cpool.stats import PoolStats
+from cpool.stats import Distribution, PoolStats
 
 __version__: str
 
@@ -50,7 +51,9 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "Distribution",
     "Pipeline",
+    "PoolClosedError",
     "PoolStats",
     "Redis",
     "SSLConnection",

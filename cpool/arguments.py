@@ -131,10 +131,17 @@ class _PoolOptions(TypedDict, total=False):
     max_waiting: int | None
     order: Literal["lifo", "fifo"]
     name: str | None
+    min_idle: int
+    max_idle_time: float | None
+    max_lifetime: float | None
+    max_connecting: int | None
 
 
-class PoolArguments(ConnectionArguments, _KeepaliveArguments, _TLSArguments, total=False):
-    """What a pool takes for its connections, of whichever class, and for their cache."""
+class PoolArguments(
+    ConnectionArguments, _KeepaliveArguments, _TLSArguments, _PoolOptions, total=False
+):
+    """What a pool takes besides redis-py's own arguments of pools: cpool's options, and what
+    is for its connections, of whichever class, and for their cache."""
 
     host: str
     port: int
@@ -145,7 +152,7 @@ class PoolArguments(ConnectionArguments, _KeepaliveArguments, _TLSArguments, tot
     cache_config: CacheConfig | None
 
 
-class SentinelPoolArguments(PoolArguments, _PoolOptions, total=False):
+class SentinelPoolArguments(PoolArguments, total=False):
     """Keywords of `cpool.SentinelConnectionPool`, besides those of the sentinels."""
 
     max_connections: int | None

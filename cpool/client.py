@@ -92,7 +92,7 @@ _POOL_OPTIONS = {
     name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     for init in (ConnectionPool.__init__, Connection.__init__)
     for name, parameter in inspect.signature(init).parameters.items()
-    if name in {"timeout", "max_waiting", "order", "name", "max_bulk_bytes", "max_nesting_depth"}
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 }
 
 

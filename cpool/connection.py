@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis._parsers.socket import SocketBuffer
+from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
@@ -63,6 +65,7 @@ _conn.set_originals(
     _retry.RetryBase,
     "timeout"
     in inspect.signature(original(_base, "read_response") or _base.read_response).parameters,
+    ReadOnlyError,
 )
 _retry.set_original(original(Retry, "call_with_retry"))
 
@@ -180,6 +183,13 @@ class _ConnectionMixin(_conn.ConnBase):
             if handler is not None and vars(handler).pop("connection", None) is self:
                 handler.__class__ = _weakly_connected(type(handler))  # type: ignore[arg-type]
                 handler.connection = self
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Dial and shake hands as redis-py does, when the pool's other dials leave room."""
+        dials = self._dials
+        turn = nullcontext() if dials is None or self._sock else dials.turn(self)
+        with turn:
+            super().connect_check_health(*args, **kwargs)
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Do redis-py's handshake, its requests sent together in one round trip.

@@ -7,7 +7,9 @@ compiled core returns a status and asks this module for the exception.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
+import socket
 from typing import Any
 
 from redis.exceptions import (
@@ -17,7 +19,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-__all__ = ["ConnectionPoolTimeoutError"]
+__all__ = ["ConnectionPoolTimeoutError", "PoolClosedError"]
 
 
 class ConnectionPoolTimeoutError(MaxConnectionsError):
@@ -25,7 +27,14 @@ class ConnectionPoolTimeoutError(MaxConnectionsError):
 
     A `MaxConnectionsError`, so a cluster client re-raises it and does not take
     the node for dead. The pool is unchanged; the call may be made again.
+    `stats`: the pool's `cpool.PoolStats` at that moment; None in a copy of the error.
     """
+
+    stats: Any = None
+
+
+class PoolClosedError(ConnectionError):
+    """The pool was closed by `close(timeout)` and lends nothing any more."""
 
 
 # The statuses of src/cpool/cp_status.h that a wait for I/O may end with.
@@ -113,11 +122,91 @@ def too_many_waiting(limit: int) -> MaxConnectionsError:
     return MaxConnectionsError(f"Too many connections: {limit} callers wait already")
 
 
-def pool_timeout(text: str, timeout_s: float | None, stats: Any) -> ConnectionPoolTimeoutError:
-    """Return the error of a wait that was in vain; its text begins with redis-py's."""
-    return ConnectionPoolTimeoutError(
-        f"{text} (waited {timeout_s} s; {stats.in_use} of {stats.max_connections}"
-        f" connections in use, {stats.opening} opening, {stats.waiting} callers waiting)"
+def exhausted(text: str, stats: Any) -> MaxConnectionsError:
+    """Return redis-py's error for a pool that has lent all, with its figures as a note."""
+    error = MaxConnectionsError(text)
+    add_note(error, f"pool {stats.name}: {figures(stats)}")
+    return error
+
+
+def pool_timeout(
+    text: str, timeout_s: float | None, stats: Any, server: str | None
+) -> ConnectionPoolTimeoutError:
+    """Return the error of a wait that was in vain; its text begins with redis-py's.
+
+    server: why the server can't be reached, if it can't."""
+    down = f"; the server can't be reached: {server}" if server else ""
+    error = ConnectionPoolTimeoutError(f"{text} (waited {timeout_s} s; {figures(stats)}{down})")
+    error.stats = stats
+    return error
+
+
+def figures(stats: Any) -> str:
+    """Return what explains that a pool has no connection to lend."""
+    oldest = f", the first since {stats.oldest_use_s:.3g} s" if stats.in_use else ""
+    uses = f"; a use takes {stats.use.summary()}" if stats.use.count else ""
+    return (
+        f"{stats.in_use} of {stats.max_connections} connections in use{oldest},"
+        f" {stats.opening} opening, {stats.waiting} callers waiting{uses}"
+    )
+
+
+def dialling_is_slow(waited_s: float, under_way: int, limit: int | None) -> TimeoutError:
+    """Return redis-py's error of a dial that took too long, for one that could not begin."""
+    most = "" if limit is None else f" of at most {limit}"
+    return TimeoutError(
+        f"Timeout connecting to server (waited {waited_s:.3g} s for a turn to dial;"
+        f" dialling is slow: {under_way}{most} dials are under way)"
+    )
+
+
+def pool_closed(name: str) -> PoolClosedError:
+    """Return the error for callers of a closed pool."""
+    return PoolClosedError(f"Pool {name} is closed")
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, which tracebacks show below the text (from Python 3.11 on)."""
+    add: Any = getattr(error, "add_note", None)
+    if add is not None:
+        add(note)
+
+
+# What a dial may fail with, by itself: the classes that redis-py wraps it into.
+_DIAL_FAILURES = (ConnectionError, TimeoutError)
+# Errors of connect() that everybody would meet at this moment.
+_REFUSALS = {
+    errno.ECONNREFUSED,
+    errno.ENOENT,  # no unix socket there
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.ENETDOWN,
+}
+
+
+def is_dial_failure(error: BaseException) -> bool:
+    """Tell whether a dial has failed because the server could not be reached."""
+    return type(error) in _DIAL_FAILURES
+
+
+def is_answer(error: BaseException) -> bool:
+    """Tell whether a dial has failed by what the server said, which is up then."""
+    return isinstance(error, (ConnectionError, TimeoutError)) and not is_dial_failure(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether anybody else who dials now is going to fail at once as well."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, socket.gaierror) or (
+        isinstance(cause, OSError) and cause.errno in _REFUSALS
+    )
+
+
+def is_break(error: BaseException) -> bool:
+    """Tell whether an open connection was ended by somebody else: no timeout, no reply."""
+    return type(error) is ConnectionError or (
+        isinstance(error, OSError) and not isinstance(error, builtins.TimeoutError)
     )
 
 

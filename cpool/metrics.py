@@ -18,7 +18,7 @@ except ImportError:  # redis-py before 7.2 has no metrics
 else:
     SWITCHES = (vars(recorder), vars(providers))
 
-__all__ = ["SWITCHES", "count", "created", "waited"]
+__all__ = ["SWITCHES", "count", "created", "timed_out", "waited"]
 
 
 def count(pool: Any, *, idle: int = 0, used: int = 0, pool_name: str | None = None) -> None:
@@ -46,3 +46,9 @@ def waited(pool: Any, started_s: float) -> None:
     recorder.record_connection_wait_time(
         pool_name=get_pool_name(pool), duration_seconds=time.monotonic() - started_s
     )
+
+
+def timed_out(pool: Any) -> None:
+    """Record that a caller has waited in vain."""
+    if pool._is_measured():
+        recorder.record_connection_timeout(pool_name=get_pool_name(pool))

@@ -83,12 +83,28 @@ def seconds_or_none(option: str, value: Any) -> float | None:
     return value  # type: ignore[no-any-return]
 
 
-def count_or_none(option: str, value: Any) -> int | None:
-    """Return a count, which must not be negative; None is any number."""
+def age_or_none(option: str, value: Any) -> float | None:
+    """Return an age in seconds, more than 0; None is any age."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
+        raise ValueError(f'"{option}" must be a number of seconds > 0, or None for no limit')
+    return value  # type: ignore[no-any-return]
+
+
+def count_or_none(option: str, value: Any, least: int = 0) -> int | None:
+    """Return a count, which must not be less than that; None is any number."""
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-        raise ValueError(f'"{option}" must be an integer from 0 to 4294967295, or None')
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+        raise ValueError(f'"{option}" must be an integer from {least} to 4294967295, or None')
+    return value
+
+
+def min_idle(value: Any, max_connections: int) -> int:
+    """Return how many idle connections to keep ready, which the pool must have room for."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= max_connections:
+        allowed = f"from 0 to max_connections, which is {max_connections}"
+        raise ValueError(f'"min_idle" must be an integer {allowed}')
     return value
 
 
@@ -109,6 +125,10 @@ def _integer_or_none(value: str) -> int | None:
     return None if value.lower() == "none" else int(value)
 
 
+def _number_or_none(value: str) -> float | None:
+    return None if value.lower() == "none" else float(value)
+
+
 def _error_classes(value: str) -> list[type[BaseException]]:
     """Names of exceptions, separated by commas: redis-py's, else Python's own."""
     found: list[type[BaseException]] = []
@@ -127,6 +147,10 @@ _QUERY_CASTS: dict[str, Callable[[str], Any]] = {
     "ssl_validate_ocsp": redis.connection.to_bool,
     "ssl_validate_ocsp_stapled": redis.connection.to_bool,
     "max_waiting": _integer_or_none,
+    "min_idle": int,
+    "max_connecting": _integer_or_none,
+    "max_idle_time": _number_or_none,
+    "max_lifetime": _number_or_none,
     "max_bulk_bytes": int,
     "max_nesting_depth": int,
     "socket_type": int,

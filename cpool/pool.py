@@ -7,25 +7,26 @@ is out of the ordinary comes back to the underscored methods of this file.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis.connection
 from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
 from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
 from redis.utils import deprecated_args
 
-from cpool import _conn, _pool, errors, metrics, options
+from cpool import _conn, _pool, errors, housekeeping, metrics, options
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.originals import original
 from cpool.standin import StandIn
-from cpool.stats import PoolStats
+from cpool.stats import Distribution, PoolStats
 
 if TYPE_CHECKING:
     from redis.cache import CacheFactoryInterface
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from cpool.arguments import PoolArguments, UrlArguments
     from cpool.connection import UnixDomainSocketConnection
 
-__all__ = ["BlockingConnectionPool", "ConnectionPool"]
+__all__ = ["ConnectionPool"]
 
+_log = logging.getLogger("cpool.pool")
+_NOT_GIVEN: Any = object()
 _Pool = TypeVar("_Pool", bound="ConnectionPool")
 _redis_pool = redis.connection.ConnectionPool
 
@@ -67,6 +70,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     max_waiting: how many callers may wait; one more raises at once. None: any number.
     order: "lifo" lends the connection used last (default), "fifo" the one used least
         recently.
+    min_idle: how many idle connections to dial ahead and to keep ready (default 0).
+    max_idle_time: seconds after which an idle connection is closed (None: never).
+    max_lifetime: seconds after which a connection is closed when it is idle (None:
+        never); each lives up to a twentieth less, so that they do not all end together.
+    max_connecting: how many may dial at a time (None: any number). The others wait for
+        their turn or for a connection that comes back, whichever is first.
     name: what `stats()` calls the pool.
 
     Thread-safe and fork-safe: a child process begins with no connections.
@@ -86,9 +95,6 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         maint_notifications_config: MaintNotificationsConfig | None = None,
         *,
         timeout: float | None = 0,
-        max_waiting: int | None = None,
-        order: Literal["lifo", "fifo"] = "lifo",
-        name: str | None = None,
         **connection_kwargs: Unpack[PoolArguments],
     ) -> None: ...
     @overload
@@ -98,9 +104,6 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         max_connections: int | None = None,
         *args: Any,
         timeout: float | None = 0,
-        max_waiting: int | None = None,
-        order: Literal["lifo", "fifo"] = "lifo",
-        name: str | None = None,
         **connection_kwargs: Any,
     ) -> None: ...
     def __init__(
@@ -112,12 +115,24 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         max_waiting: int | None = None,
         order: str = "lifo",
         name: str | None = None,
+        min_idle: int = 0,
+        max_idle_time: float | None = None,
+        max_lifetime: float | None = None,
+        max_connecting: int | None = None,
         **connection_kwargs: Any,
     ) -> None:
         self._order = options.one_of("order", order, ("lifo", "fifo"))
         self.name: str | None = options.text_or_none("name", name)
         self.timeout = timeout
         self.max_waiting = max_waiting
+        self.min_idle: int = options.min_idle(min_idle, options.max_connections(max_connections))
+        self.max_idle_time: float | None = options.age_or_none("max_idle_time", max_idle_time)
+        self.max_lifetime: float | None = options.age_or_none("max_lifetime", max_lifetime)
+        self.max_connecting: int | None = options.count_or_none(
+            "max_connecting", max_connecting, least=1
+        )
+        self._set_ageing(self.max_idle_time, self.max_lifetime)
+        self._dials.set_limit(self.max_connecting)
         # By name, not by super(): the blocking pool's constructor comes between.
         _redis_pool.__init__(
             self,
@@ -131,6 +146,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         listeners = getattr(dispatcher, "_event_listeners_mapping", None)
         self._watch(*metrics.SWITCHES, listeners, AfterConnectionReleasedEvent)
         _live_pools.add(self)
+        if self.min_idle:
+            housekeeping.watch(self)
 
     @overload  # type: ignore[override]  # redis-py's takes any keyword
     @classmethod
@@ -210,9 +227,26 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         except Exception:  # the interpreter is going down, or __init__ has failed
             pass
 
-    def close(self) -> None:
-        """Disconnect all connections, those in use included. The pool stays usable."""
+    def close(  # type: ignore[override]  # redis-py's takes and returns nothing
+        self, timeout: float | None = _NOT_GIVEN
+    ) -> bool:
+        """Disconnect all connections. Returns whether none was in use at that moment.
+
+        Without `timeout`: at once, those in use included, and the pool stays usable, as
+        redis-py's. With it: nothing is lent any more (who asks or waits gets a
+        PoolClosedError), those in use have so many seconds to come back (None: any
+        time), then they are disconnected as well. A closed pool stays closed. Thread-safe."""
+        if timeout is _NOT_GIVEN:
+            all_back = not self._lent()
+            self.disconnect()
+            return all_back
+        options.seconds_or_none("timeout", timeout)
+        housekeeping.forget(self)
+        self._close_to_callers()
+        self._close_stale()
+        all_back = self._wait_empty(timeout)
         self.disconnect()
+        return all_back
 
     def __enter__(self: _Pool) -> _Pool:
         return self
@@ -221,11 +255,61 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self.close()
 
     def drain(self) -> None:
-        """Replace every connection at its next checkout, in O(1).
+        """Replace every connection: idle ones are closed now, those in use when they have
+        come back and are asked for again.
 
-        For a failover or a change of credentials: connections in use finish their
-        command; the old ones are closed when they are next asked for."""
+        For a failover, a change of credentials, or a server that is to be taken down.
+        Nobody who uses a connection is disturbed. Thread-safe."""
         self._next_generation()
+        self._close_stale()
+
+    def resize(self, max_connections: int) -> None:
+        """Change how many connections the pool may hold, from now on.
+
+        More: who waits may dial at once. Fewer: idle ones beyond the limit are closed now,
+        those in use when they come back. Raises ValueError for less than `min_idle` or 1.
+        Thread-safe."""
+        least = max(self.min_idle, 1)
+        if options.live_max_connections(max_connections) < least:
+            raise ValueError(f'"max_connections" must be at least {least}: "min_idle", and 1')
+        self.max_connections = max_connections
+        self._shrink()
+        self._close_stale()
+
+    def prewarm(self, n: int | None = None) -> int:
+        """Dial until `n` connections are idle (default: `min_idle`) or the pool is full.
+
+        Returns how many were dialled. Raises what dialling raises. Thread-safe."""
+        wanted = options.count_or_none("n", self.min_idle if n is None else n) or 0
+        dialled = 0
+        while self._stats()["idle"] < wanted and self._open_idle():
+            dialled += 1
+        return dialled
+
+    # Housekeeping, see cpool.housekeeping
+
+    def _keep_house(self) -> float:
+        """Close what has grown stale, dial ahead; return in how many seconds to come again."""
+        next_s = self._close_stale()
+        if not self.min_idle or self.is_closed:
+            return housekeeping.LONGEST_ROUND_S if next_s is None else next_s
+        try:
+            self.prewarm()
+        except (ConnectionError, TimeoutError) as error:  # it is tried again
+            _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
+        return min(housekeeping.REFILL_EVERY_S, next_s or housekeeping.REFILL_EVERY_S)
+
+    def _close_stale(self) -> float | None:
+        """Close the idle connections that are to be closed; return when the next one is."""
+        slots, stale, next_s = self._take_stale()
+        for slot, connection in stale.items():
+            connection.disconnect()
+            metrics.count(self, idle=-1)
+            self._vacate(slots, slot)
+        return next_s
+
+    def _needs_house_kept(self) -> bool:
+        return bool(self.min_idle or self.max_idle_time or self.max_lifetime)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the sockets of idle connections, and of those in use unless told not
@@ -249,8 +333,14 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _open(self, connection: Any) -> None:
         """Connect a new connection and make sure that it may be lent."""
         started_s = time.monotonic()
-        self._make_ready(connection)
+        if isinstance(connection, _conn.ConnBase):  # it asks for its turn by itself
+            self._make_ready(connection)
+        else:
+            with self._dials.turn(connection):
+                self._make_ready(connection)
         metrics.created(self, started_s)
+        if self._needs_house_kept():
+            housekeeping.watch(self)
 
     def _measured_checkout(self) -> Any:
         """Check out while somebody collects metrics."""
@@ -282,6 +372,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
             if self._has_unread(connection):
                 raise ConnectionError("Connection has data")
         except (ConnectionError, TimeoutError, OSError):
+            if was_open:
+                self._dials.note_break()
             connection.disconnect()
             connection.connect()
             if self._has_unread(connection):
@@ -302,8 +394,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         ours = isinstance(connection, _conn.ConnBase) and connection._session is not None
         return not tolerated or (ours and not connection.settle())
 
-    def _return(self, connection: Any) -> bool:
+    def _return(self, connection: Any, too_many: bool = False) -> bool:
         """Bring a connection that comes back to rest; false: it is not to be kept."""
+        if too_many:  # the limit was lowered
+            connection.disconnect()
+            metrics.count(self, used=-1)
+            return False
         if not self.owns_connection(connection):
             connection.disconnect()
             metrics.count(self, used=-1, pool_name="unknown_pool")
@@ -322,10 +418,29 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         return True
 
     def _exhausted(self) -> MaxConnectionsError:
-        return MaxConnectionsError(self._exhausted_text)
+        return errors.exhausted(self._exhausted_text, self.stats())
 
-    def _timed_out(self) -> errors.ConnectionPoolTimeoutError:
-        return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats())
+    def _timed_out(self) -> Exception:
+        if self.timeout == 0:  # it waited for its turn to dial only
+            dials = self._dials
+            return errors.dialling_is_slow(
+                self._dial_timeout() or 0, dials.under_way, self.max_connecting
+            )
+        metrics.timed_out(self)
+        server = self._dials.last_error if self._dials.failures else None
+        return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats(), server)
+
+    def _is_closed(self) -> errors.PoolClosedError:
+        return errors.pool_closed(self._label())
+
+    def _dial_timeout(self) -> float | None:
+        """How long a caller may wait for a turn to dial who does not wait for a connection."""
+        known = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
+        for name in ("socket_connect_timeout", "socket_timeout"):
+            seconds = self.connection_kwargs.get(name, known[name].default)
+            if seconds is not None:
+                return float(seconds)
+        return None
 
     # What redis-py does to all connections
 
@@ -413,106 +528,19 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def stats(self) -> PoolStats:
         """Return what the pool holds at this moment and has done so far."""
         self._tell_reclaimed()
-        name = self.name or getattr(self, "_pool_id", None) or type(self).__name__
-        return PoolStats(name=name, **self._stats())
+        distributions: dict[str, Any] = {
+            name: Distribution(tuple(counts), sum_s, max_s)
+            for name, (counts, sum_s, max_s) in self._distributions().items()
+        }
+        return PoolStats(name=self._label(), **self._stats(), **distributions)
+
+    def _label(self) -> str:
+        return self.name or getattr(self, "_pool_id", None) or type(self).__name__
 
 
 def _should_reconnect(connection: Any) -> bool:
     should_reconnect = getattr(connection, "should_reconnect", None)  # since redis-py 7.0
     return should_reconnect is not None and should_reconnect()
-
-
-class QueueView:
-    """A look at what redis-py's blocking pool keeps in a queue. Nothing can be put in
-    or taken out: the pool's slots are elsewhere."""
-
-    def __init__(self, items: list[Any], maxsize: int) -> None:
-        self.queue = items
-        self.maxsize = maxsize
-
-    def qsize(self) -> int:
-        """Return how many slots are not lent."""
-        return len(self.queue)
-
-    def empty(self) -> bool:
-        """Tell whether all slots are lent."""
-        return not self.queue
-
-    def full(self) -> bool:
-        """Tell whether no slot is lent."""
-        return len(self.queue) >= self.maxsize
-
-
-class BlockingConnectionPool(ConnectionPool, redis.connection.BlockingConnectionPool):
-    """A pool whose callers wait: `redis.BlockingConnectionPool` on a compiled core.
-
-    Takes the arguments of `cpool.ConnectionPool`. Different are:
-
-    max_connections: how many connections there may be.
-    timeout: seconds to wait for a connection (None: for ever), then
-        ConnectionPoolTimeoutError, a MaxConnectionsError.
-    queue_class: LifoQueue or Queue of the standard library, which decides the order;
-        nothing is kept in it.
-
-    Callers are served first come, first served, once they have waited 5 ms.
-    """
-
-    _exhausted_text = "No connection available."
-
-    @overload
-    def __init__(
-        self,
-        max_connections: int = 50,
-        timeout: float | None = 20,
-        connection_class: type[Connection] | type[UnixDomainSocketConnection] = ...,
-        queue_class: type[queue.Queue[Any]] = ...,
-        *,
-        cache_factory: CacheFactoryInterface | None = None,
-        maint_notifications_config: MaintNotificationsConfig | None = None,
-        max_waiting: int | None = None,
-        order: Literal["lifo", "fifo"] = ...,
-        name: str | None = None,
-        **connection_kwargs: Unpack[PoolArguments],
-    ) -> None: ...
-    @overload
-    def __init__(
-        self,
-        max_connections: int = 50,
-        timeout: float | None = 20,
-        *,
-        connection_class: Callable[..., Any],
-        queue_class: type[queue.Queue[Any]] = ...,
-        **kwargs: Any,
-    ) -> None: ...
-    def __init__(
-        self,
-        max_connections: int = 50,
-        timeout: float | None = 20,
-        connection_class: Any = Connection,
-        queue_class: Any = queue.LifoQueue,
-        **kwargs: Any,
-    ) -> None:
-        self.queue_class = queue_class
-        self._in_maintenance = False
-        self._locked = False
-        kwargs.setdefault("order", options.order_of(queue_class))
-        ConnectionPool.__init__(self, connection_class, max_connections, timeout=timeout, **kwargs)
-
-    @property
-    def pool(self) -> QueueView:
-        """redis-py's queue as it would look now: None for free slots, then idle ones."""
-        idle = self._idle()
-        free = self.max_connections - len(idle) - len(self._lent())
-        return QueueView([None] * max(free, 0) + idle, self.max_connections)
-
-    @property
-    def _connections(self) -> list[Any]:  # type: ignore[override]
-        return [*self._idle(), *self._lent()]
-
-    def set_in_maintenance(self, in_maintenance: bool) -> None:
-        """Note that a MOVING notification is handled. Checkout and return need not
-        stop meanwhile: a change of all connections claims each one it changes."""
-        self._in_maintenance = in_maintenance
 
 
 _live_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()

@@ -72,8 +72,8 @@ LAYERS = [
         f"{PLAIN_C} strings.h",
         "weakref time copy",
     ),
-    layer(4, "queue", "slots idle waitq", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
-    layer(5, "pool", "", "_slots _pool", PLAIN_C, "threading weakref"),
+    layer(4, "queue", "slots idle waitq hist", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
+    layer(5, "pool", "", "_slots _dials _pool", PLAIN_C, "random threading weakref"),
     layer(6, "hot path", "", "_client _pipeline", PLAIN_C, ""),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {

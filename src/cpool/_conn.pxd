@@ -45,6 +45,7 @@ cdef class ConnBase:
     # the pool's, see _pool.pyx
     cdef object home                # the pool's slots this connection belongs to
     cdef uint32_t slot              # and its number there
+    cdef object dials               # the pool's Dials, asked before this connection dials
 
     cdef int gates(self) except -1
     cdef int part_from_retry(self) except -1
@@ -54,6 +55,7 @@ cdef class ConnBase:
     cdef int send_held(self, Session s) except -1
     cdef int flush_or_close(self, Session s) except -1
     cdef bint pool_may_skip(self) except -1
+    cdef int note_break(self, object error) except -1
     cdef int failed(self, Session s, object error, bint disconnect) except -1
     cdef int put_off_health_check(self) except -1
     cdef bint may_fuse(self) except -1

@@ -37,6 +37,7 @@ cdef object NO_INTERVAL = 0  # Python's own zero: to be told from others by iden
 cdef object JOINED_RETRY = None  # the base of what _join_retry() makes
 cdef bint READS_WITH_TIMEOUT = False
 cdef object SENTINEL = None  # redis-py's own "never given", set by cpool.connection
+cdef object READ_ONLY = None  # redis-py's error of a server that is no master, set likewise
 
 
 cdef object given(object value, str name):
@@ -61,7 +62,8 @@ cdef class ParserBase:
         self._sock = connection._sock
         self.encoder = connection.encoder
         self.connection = weakref.ref(connection)
-        self.session = begin_session(connection, self.parse_error)
+        self.session = begin_session(
+            connection, error_maker(self.parse_error, self.connection))
         if isinstance(connection, ConnBase):
             (<ConnBase>connection).session = self.session
 
@@ -207,6 +209,36 @@ cdef dict timeout_argument(object timeout):
     return {"timeout": timeout}
 
 
+cdef bint is_break(object error) except -1:
+    from cpool import errors
+
+    return errors.is_break(error)
+
+
+@cython.internal
+@cython.final
+cdef class ErrorMaker:
+    """What makes exceptions of error replies: redis-py's parse_error, with an eye on those
+    that mean that the pool's other connections are of no use either."""
+    cdef object parse_error
+    cdef object connection      # weak reference
+
+    def __call__(self, text):
+        error = self.parse_error(text)
+        if READ_ONLY is not None and isinstance(error, READ_ONLY):
+            connection = self.connection()
+            if isinstance(connection, ConnBase) and (<ConnBase>connection).dials is not None:
+                (<ConnBase>connection).dials.note_read_only(connection)
+        return error
+
+
+cdef object error_maker(object parse_error, object connection):
+    cdef ErrorMaker made = ErrorMaker.__new__(ErrorMaker)
+    made.parse_error = parse_error
+    made.connection = connection
+    return made
+
+
 cdef int64_t idle_of(object timeout) except -2:
     """The inactivity timeout of one read: as asked for; -1: the socket's own."""
     return -1 if timeout is NEVER_GIVEN or timeout is SENTINEL else ns_of(timeout)
@@ -228,12 +260,13 @@ def add_original(name, function):
     GATES.originals[name] = GATES.originals[name] | {function}
 
 
-def set_originals(functions, sentinel, joined_retry, bint reads_with_timeout):
+def set_originals(functions, sentinel, joined_retry, bint reads_with_timeout, read_only):
     """Tell which functions of redis-py the core may stand in for, by name, the object
-    it takes for an argument that was not given, the class of the joined retries, and
-    whether its read_response() takes a timeout (since redis-py 8)."""
-    global SENTINEL, JOINED_RETRY, READS_WITH_TIMEOUT
+    it takes for an argument that was not given, the class of the joined retries, whether
+    its read_response() takes a timeout (since redis-py 8), and its READONLY error."""
+    global SENTINEL, JOINED_RETRY, READS_WITH_TIMEOUT, READ_ONLY
     READS_WITH_TIMEOUT = reads_with_timeout
+    READ_ONLY = read_only
     GATES.originals.update(functions)
     SENTINEL = sentinel
     JOINED_RETRY = joined_retry
@@ -489,10 +522,21 @@ cdef class ConnBase:
         """Send what is held; nothing that was sent in part may be used again."""
         try:
             s.flush()
-        except BaseException:
+        except BaseException as error:
+            self.note_break(error)
             self.disconnect()
             raise
         return 0
+
+    cdef int note_break(self, object error) except -1:
+        """Tell the pool of a connection that somebody else has ended."""
+        if self.dials is not None and is_break(error):
+            self.dials.note_break()
+        return 0
+
+    @property
+    def _dials(self):
+        return self.dials
 
     def pack_command(self, *args):
         """Encode one command: a list of bytes-like objects, to be sent as it is."""
@@ -544,6 +588,7 @@ cdef class ConnBase:
 
     cdef int failed(self, Session s, object error, bint disconnect) except -1:
         """What redis-py does when a read has failed: close, and put the error in words."""
+        self.note_break(error)
         if disconnect or s.broken:
             self.disconnect()
         if isinstance(error, OSError):

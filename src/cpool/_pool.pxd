@@ -4,6 +4,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
+from cpool._dials cimport Dials
 from cpool._gates cimport cp_gate
 from cpool._slots cimport Slots
 
@@ -16,6 +17,9 @@ cdef extern from "cp_fork.h" nogil:
 cdef class PoolBase:
     """What the pools of `cpool.pool` are made of, beside redis-py's."""
     cdef Slots slots
+    cdef Dials dials
+    cdef bint closed                # to callers: nothing is lent any more
+    cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: for any time
     cdef uint32_t fork_generation   # when the slots were made
     cdef int64_t timeout_ns         # how long an exhausted pool lets a caller wait
     cdef uint32_t waiting_limit     # how many callers may wait
@@ -34,6 +38,7 @@ cdef class PoolBase:
     cdef bint patched               # one was replaced on this instance
 
     cdef int gates(self) except -1
+    cdef int set_ageing_of(self, Slots slots) except -1
     cdef int check_fork(self) except -1
     cdef bint metrics_off(self) except -1
     cdef bint only_default_listener(self) except -1

@@ -10,13 +10,14 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
+from cpool._dials cimport Dials
 from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, generic_delattr, \
     is_patched, watch_dict
 from cpool._session cimport Session
 from cpool._slots cimport (
     CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
-    CP_SLOT_RETURNING, SLOT_MOVED, cp_slots_at, cp_slots_claim_mpmc, cp_slots_set_state,
-    cp_slots_state, cp_slots_used, cp_waitq_count,
+    CP_HIST_BUCKETS, CP_SLOT_RETURNING, SLOT_MOVED, cp_hist, cp_hist_end, cp_slot, cp_slots_at,
+    cp_slots_claim_mpmc, cp_slots_set_state, cp_slots_state, cp_slots_used, cp_waitq_count,
 )
 from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
 
@@ -83,6 +84,8 @@ cdef class PoolBase:
     def __cinit__(self, *args, **kwargs):
         self.reserved = {}
         self.waiting_limit = 0xFFFFFFFF
+        self.max_idle_ns = self.max_lifetime_ns = CP_FOREVER
+        self.dials = Dials()
         self.slots = Slots(0, False)  # for a pool whose __init__ has failed
 
     cdef int gates(self) except -1:
@@ -111,7 +114,28 @@ cdef class PoolBase:
 
     def _set_max_connections(self, max_connections):
         """How many connections there may be. Those above a lowered limit live on."""
-        self.slots.cells.max = min(max_connections, 0x7FFFFFFF)
+        self.slots.cells.max = 0 if self.closed else min(max_connections, 0x7FFFFFFF)
+        self.slots.offer_empty()
+
+    def _shrink(self):
+        """Let connections above the limit be closed when they come back."""
+        self.slots.shrinking = True
+
+    def _set_ageing(self, max_idle_time, max_lifetime):
+        """For how long connections may be idle, and live, in seconds; None: for ever."""
+        self.max_idle_ns = ns_of(max_idle_time)
+        self.max_lifetime_ns = ns_of(max_lifetime)
+        self.set_ageing_of(self.slots)
+
+    cdef int set_ageing_of(self, Slots slots) except -1:
+        slots.max_idle_ns = self.max_idle_ns
+        slots.max_lifetime_ns = self.max_lifetime_ns
+        slots.ageing = self.max_idle_ns != CP_FOREVER or self.max_lifetime_ns != CP_FOREVER
+        return 0
+
+    @property
+    def _dials(self):
+        return self.dials
 
     def _watch(self, metrics, providers, listeners, released_event):
         """Where to see that nobody measures and nobody but redis-py listens."""
@@ -127,10 +151,16 @@ cdef class PoolBase:
         """Begin anew with no connections; those that are lent are nobody's any more."""
         cdef Slots before = self.slots
         cdef bint forked = self.fork_generation != cp_fork_generation()
-        self.slots = Slots(min(max_connections, 0x7FFFFFFF), fifo)
+        self.slots = Slots(0 if self.closed else min(max_connections, 0x7FFFFFFF), fifo)
+        self.set_ageing_of(self.slots)
+        self.slots.dials = self.dials
+        self.dials.home = self.slots.home
         self.fork_generation = cp_fork_generation()
-        if not forked:
-            before.end_waiting()
+        if forked:
+            self.dials.renew()
+        else:
+            before.ended = True
+            before.dismiss()
 
     cdef int check_fork(self) except -1:
         if self.fork_generation != cp_fork_generation():
@@ -194,6 +224,7 @@ cdef class PoolBase:
         cdef uint32_t slot
         cdef object connection
         cdef Session session
+        cdef cp_slot *cell
         cdef int64_t until = 0
         cdef char byte = 0
         self.check_fork()
@@ -207,11 +238,13 @@ cdef class PoolBase:
         if cp_slots_state(&slots.cells, slot) == CP_SLOT_OPENING:
             return self.open_in(slots, slot)
         connection = slots.lend(slot)
+        cell = cp_slots_at(&slots.cells, slot)
+        cell.since = cp_clock_now()
         if isinstance(connection, ConnBase) and (<ConnBase>connection).pool_may_skip():
             session = (<ConnBase>connection).session
             if session.wire.by_fd and session.is_clean() \
                     and not (<ConnBase>connection).reconnect \
-                    and cp_slots_at(&slots.cells, slot).generation == slots.generation \
+                    and cell.generation == slots.generation and cell.since < cell.stale \
                     and (not look or session.wire.peek(&byte) == CP_PEEK_QUIET):
                 slots.checkouts += 1
                 return connection
@@ -236,8 +269,8 @@ cdef class PoolBase:
     cdef object make_ready(self, Slots slots, uint32_t slot, object connection):
         """Find out what is the matter with an idle connection, and mend it."""
         try:
-            if cp_slots_at(&slots.cells, slot).generation != slots.generation:
-                cp_slots_at(&slots.cells, slot).generation = slots.generation
+            if slots.is_stale(slot, cp_slots_at(&slots.cells, slot).since):
+                slots.opened(slot)
                 connection.disconnect()
             if self._make_ready(connection):
                 slots.replaced += 1
@@ -247,6 +280,7 @@ cdef class PoolBase:
             self.release(connection)
             raise
         slots.checkouts += 1
+        cp_slots_at(&slots.cells, slot).since = cp_clock_now()
         return connection
 
     cdef uint32_t take_or_wait(self, Slots slots, int64_t *until) except? 0xFFFFFFF0:
@@ -254,14 +288,17 @@ cdef class PoolBase:
 
         SLOT_MOVED: ask the pool's slots again, they are others now."""
         cdef uint32_t slot = slots.take()
-        cdef int64_t now
+        cdef int64_t now, patience_ns = self.timeout_ns
         if slot != CP_SLOT_NONE:
             return slot
-        if self.timeout_ns != 0:
+        if self.closed:
+            raise self._is_closed()
+        if patience_ns == 0 and slots.dials_full and slots.held() < slots.cells.max:
+            patience_ns = ns_of(self._dial_timeout())
+        if patience_ns != 0:
             now = cp_clock_now()
             if until[0] == 0:
-                until[0] = CP_FOREVER if self.timeout_ns > CP_FOREVER - now \
-                    else now + self.timeout_ns
+                until[0] = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
             slot = slots.wait(until[0], self.waiting_limit)
             if slot == CP_SLOT_NONE:
                 raise self._timed_out()
@@ -290,9 +327,53 @@ cdef class PoolBase:
                     self._note_failed_checkout()
                 self.release(connection)
             raise
+        cp_slots_at(&slots.cells, slot).since = cp_clock_now()
         cp_slots_set_state(&slots.cells, slot, CP_SLOT_BUSY)
         slots.checkouts += 1
         return connection
+
+    def _open_idle(self):
+        """Dial a connection that nobody has asked for; false: there is no room for it."""
+        cdef Slots slots
+        cdef uint32_t slot
+        self.check_fork()
+        slots = self.slots
+        slot = slots.take_empty(True)
+        if slot == CP_SLOT_NONE:
+            return False
+        connection = self.open_in(slots, slot)
+        slots.checkouts -= 1
+        slots.rest(cp_slots_at(&slots.cells, slots.number_of(connection)))
+        slots.give_back(slots.number_of(connection), connection)
+        return True
+
+    def _take_stale(self):
+        """Take the idle connections that are to be closed: (the slots, the connections by
+        number, in how many seconds the next is to be). They count as lent until _vacate()."""
+        self.check_fork()
+        return self.slots, *self.slots.take_stale()
+
+    def _vacate(self, Slots slots, uint32_t slot):
+        """A connection that was taken is closed: its slot is free."""
+        slots.vacate(slot)
+
+    def _close_to_callers(self):
+        """Lend nothing from now on. Who waits is told; what is lent may come back."""
+        self.closed = True
+        self.slots.cells.max = 0
+        self.slots.shrinking = True
+        self.slots.dismiss()
+
+    def _wait_empty(self, timeout):
+        """Wait until no connection is left; false: the time was over before."""
+        cdef int64_t now = cp_clock_now(), patience_ns = ns_of(timeout)
+        return self.slots.wait_empty(
+            CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns)
+
+    @property
+    def is_closed(self):
+        """Whether close(timeout) has been called: nothing is lent any more."""
+        return self.closed
 
     def _make_in(self, uint32_t slot):
         """A connection for a slot that is set aside, by make_connection() if a
@@ -316,9 +397,9 @@ cdef class PoolBase:
             return self._construct()
         self.check_fork()
         slots = self.slots
-        slot = slots.take_empty()
+        slot = slots.take_empty(False)
         if slot == CP_SLOT_NONE:
-            raise self._exhausted()
+            raise self._is_closed() if self.closed else self._exhausted()
         try:
             connection = self._construct()
             slots.adopt(slot, connection)
@@ -351,7 +432,8 @@ cdef class PoolBase:
             and (<ConnBase>connection).pool_may_skip() and self.is_at_rest(connection)
         if not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
             return 0
-        if at_rest:
+        slots.came_back(slot)
+        if at_rest and not slots.shrinking:
             return slots.give_back(slot, connection)
         return self.put_back(slots, slot, connection)
 
@@ -361,7 +443,9 @@ cdef class PoolBase:
         cdef uint32_t slot = connection.slot
         if self.fork_generation == cp_fork_generation() and connection.home is slots.home \
                 and connection.session is not None and self.is_at_rest(connection) \
+                and not slots.shrinking \
                 and cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+            slots.came_back(slot)
             return slots.give_back(slot, connection)
         return self.take_back(connection, False)
 
@@ -375,7 +459,7 @@ cdef class PoolBase:
         """Bring a connection that is being returned to rest, and pass its slot on."""
         cdef bint keep = True
         try:
-            keep = self._return(connection)
+            keep = self._return(connection, slots.shrinking and slots.is_too_many())
         except BaseException:
             connection.disconnect()
             raise
@@ -424,7 +508,7 @@ cdef class PoolBase:
 
     def _next_generation(self):
         """Close every connection at its next checkout, in O(1)."""
-        self.slots.generation += 1
+        self.slots.evict()
 
     def _stats(self):
         """What cpool.stats.PoolStats is made of, by name."""
@@ -437,9 +521,25 @@ cdef class PoolBase:
             "waiting": cp_waitq_count(&s.waiters), "max_connections": s.cells.max,
             "checkouts": s.checkouts, "created": s.created, "discarded": s.discarded,
             "replaced": s.replaced, "reclaimed": s.reclaimed, "refused": s.refused,
-            "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited_ns / 1e9,
-            "longest_wait_s": s.longest_wait_ns / 1e9,
+            "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited.sum_ns / 1e9,
+            "longest_wait_s": s.waited.max_ns / 1e9, "oldest_use_s": s.oldest_use_ns() / 1e9,
+            "closed_idle": s.closed_idle, "closed_old": s.closed_old,
+            "evictions": s.evictions, "dialling": self.dials.under_way,
+            "failed_dials": self.dials.failed,
         }
+
+    def _distributions(self):
+        """The histograms: name -> (counts, sum, longest)."""
+        cdef Slots s = self.slots
+        return {"wait": counted(&s.waited), "use": counted(&s.used), "dial": counted(&s.dialled)}
+
+
+cdef tuple counted(cp_hist *h):
+    return ([h.counts[i] for i in range(CP_HIST_BUCKETS)], h.sum_ns / 1e9, h.max_ns / 1e9)
+
+
+#: Where each bucket of a histogram ends, in seconds.
+BUCKET_ENDS_S = tuple([cp_hist_end(i) / 1e9 for i in range(CP_HIST_BUCKETS)])
 
 
 cdef Gates GATES = Gates(PoolBase, (

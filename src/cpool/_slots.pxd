@@ -21,6 +21,9 @@ cdef extern from "cp_slots.h" nogil:
         CP_SLOT_CLAIMED
     ctypedef struct cp_slot:
         uint32_t generation
+        int64_t since
+        int64_t retires
+        int64_t stale
     ctypedef struct cp_slots:
         uint32_t max
     void cp_slots_init(cp_slots *s, uint32_t max)
@@ -31,6 +34,16 @@ cdef extern from "cp_slots.h" nogil:
     uint32_t cp_slots_state(const cp_slots *s, uint32_t slot)
     void cp_slots_set_state(cp_slots *s, uint32_t slot, cp_slot_state state)
     bint cp_slots_claim_mpmc(cp_slots *s, uint32_t slot, cp_slot_state old, cp_slot_state new)
+
+
+cdef extern from "cp_hist.h" nogil:
+    const int CP_HIST_BUCKETS
+    ctypedef struct cp_hist:
+        uint64_t counts[1]
+        int64_t sum_ns
+        int64_t max_ns
+    int64_t cp_hist_end(int bucket)
+    void cp_hist_add(cp_hist *h, int64_t ns)
 
 
 cdef extern from "cp_idle.h" nogil:
@@ -90,18 +103,37 @@ cdef class Slots:
                                 # ours, else None
     cdef dict numbers           # id(connection) -> slot, of foreign connections
     cdef Home home              # what connections and finalisers know of this
+    cdef object dials           # the pool's Dials: its connections ask it before they dial
+    cdef bint dials_full        # as many dials are under way as may be
+    cdef bint shrinking         # there may be more connections than cells.max
+    cdef bint ageing            # connections grow stale: their cells' `stale` is kept
+    cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: any time
+    cdef object emptied         # a lock that is held: released when a slot above the limit
+                                # has become empty; None: nobody waits for it
     # totals, see cpool.stats
     cdef uint64_t checkouts, created, discarded, replaced, reclaimed, refused
-    cdef uint64_t waits, timeouts
-    cdef int64_t waited_ns, longest_wait_ns
+    cdef uint64_t waits, timeouts, evictions, closed_idle, closed_old
+    cdef cp_hist waited, used, dialled
 
     cdef uint32_t take_idle(self) noexcept
-    cdef uint32_t take_empty(self) noexcept
+    cdef uint32_t take_empty(self, bint to_dial) noexcept
     cdef uint32_t held(self) noexcept
     cdef uint32_t take(self) noexcept
     cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0
     cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0
-    cdef int end_waiting(self) except -1
+    cdef int dismiss(self) except -1
+    cdef bint wait_empty(self, int64_t until) except -1
+    cdef int offer_empty(self) except -1
+    cdef int opened(self, uint32_t slot) except -1
+    cdef int evict(self) except -1
+    cdef bint is_current(self, uint32_t slot) noexcept
+    cdef int came_back(self, uint32_t slot) noexcept
+    cdef int rest(self, cp_slot *cell) noexcept
+    cdef bint is_too_many(self) noexcept
+    cdef tuple take_stale(self)
+    cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept
+    cdef int put_back_all(self, list kept, dict found) except -1
+    cdef int64_t oldest_use_ns(self) noexcept
     cdef int adopt(self, uint32_t slot, object connection) except -1
     cdef int vacate(self, uint32_t slot) except -1
     cdef object lend(self, uint32_t slot)
@@ -112,6 +144,9 @@ cdef class Slots:
     cdef object connection_in(self, uint32_t slot)
     cdef list idle_slots(self)
     cdef int count(self, cp_slot_state state) noexcept
+
+
+cdef int park(object parker, int64_t ns) except -1
 
 
 cdef class Home:

@@ -7,6 +7,7 @@ nothing here calls into Python while it holds the queue's mutex, and counts are
 never kept: they are read off the states.
 """
 
+import random
 import threading
 import weakref
 
@@ -48,6 +49,7 @@ cdef class Slots:
         cp_idle_init(&self.empty)
         cp_waitq_init(&self.waiters)
         self.fifo = fifo
+        self.max_idle_ns = self.max_lifetime_ns = CP_FOREVER
         self.conns = []
         self.refs = []
         self.numbers = {}
@@ -70,9 +72,11 @@ cdef class Slots:
             cp_slots_set_state(&self.cells, slot, CP_SLOT_BUSY)
         return slot
 
-    cdef uint32_t take_empty(self) noexcept:
+    cdef uint32_t take_empty(self, bint to_dial) noexcept:
         """A slot without a connection, now OPENING and the caller's, or CP_SLOT_NONE."""
         cdef uint32_t slot
+        if to_dial and self.dials_full:
+            return CP_SLOT_NONE
         if self.cells.max < cp_slots_used(&self.cells) and self.held() >= self.cells.max:
             return CP_SLOT_NONE  # a limit that was lowered
         slot = cp_idle_pop_mpmc(&self.empty, &self.cells)
@@ -92,7 +96,7 @@ cdef class Slots:
         if cp_waitq_count(&self.waiters) and not cp_waitq_may_barge(&self.waiters):
             return CP_SLOT_NONE
         slot = self.take_idle()
-        return self.take_empty() if slot == CP_SLOT_NONE else slot
+        return self.take_empty(True) if slot == CP_SLOT_NONE else slot
 
     cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0:
         """Join the queue. A slot as of take(), CP_SLOT_NONE once the time is over, or
@@ -121,9 +125,7 @@ cdef class Slots:
                 self.offer(waiter.link.slot)
             raise
         finally:
-            now = cp_clock_now() - now
-            self.waited_ns += now
-            self.longest_wait_ns = max(self.longest_wait_ns, now)
+            cp_hist_add(&self.waited, cp_clock_now() - now)
         if cp_waitq_leave(&self.waiters, &waiter.link):
             if slot != CP_SLOT_NONE:
                 self.offer(slot)
@@ -144,7 +146,7 @@ cdef class Slots:
                 return CP_SLOT_NONE  # leave() tells which
             slot = self.take_idle()
             if slot == CP_SLOT_NONE:
-                slot = self.take_empty()
+                slot = self.take_empty(True)
             now = cp_clock_now()
             if slot != CP_SLOT_NONE or now >= until:
                 return slot
@@ -152,13 +154,137 @@ cdef class Slots:
             left = (min(until, barged) if now < barged else until) - now
             park(waiter.parker, min(left, LOOK_NS))
 
-    cdef int end_waiting(self) except -1:
-        """Send all waiters to the slots that come after these."""
+    cdef int dismiss(self) except -1:
+        """Send all who wait back to the pool, to look at it anew."""
         cdef void *parker = NULL
-        self.ended = True
         while cp_waitq_deliver(&self.waiters, SLOT_MOVED, &parker):
             unpark(parker)
         return 0
+
+    cdef bint wait_empty(self, int64_t until) except -1:
+        """Wait until no slot has a connection any more; false: the time is over."""
+        cdef int64_t now = cp_clock_now()
+        while self.held() and now < until:
+            self.emptied = threading.Lock()
+            self.emptied.acquire()
+            if self.held():  # else the last one went before anybody could be told
+                park(self.emptied, min(until - now, LOOK_NS))
+            now = cp_clock_now()
+        self.emptied = None
+        return self.held() == 0
+
+    cdef int offer_empty(self) except -1:
+        """Let those who wait dial, as many as there are slots for."""
+        cdef uint32_t slot
+        while cp_waitq_count(&self.waiters):
+            slot = self.take_empty(True)
+            if slot == CP_SLOT_NONE:
+                return 0
+            self.offer(slot)
+        return 0
+
+    cdef int opened(self, uint32_t slot) except -1:
+        """The connection of a slot was dialled, for the first time or again.
+
+        Lifetimes end up to a twentieth early, so that connections that were made
+        together do not all have to be made again together."""
+        cdef cp_slot *cell = cp_slots_at(&self.cells, slot)
+        cell.generation = self.generation
+        cell.retires = cell.stale = CP_FOREVER
+        if self.max_lifetime_ns != CP_FOREVER:
+            cell.retires = cp_clock_now() + <int64_t>(
+                self.max_lifetime_ns * random.uniform(0.95, 1.0))
+            cell.stale = cell.retires
+        return 0
+
+    cdef int evict(self) except -1:
+        """Let every connection there is be closed, when it is met, in O(1)."""
+        self.generation += 1
+        self.evictions += 1
+        return 0
+
+    cdef bint is_current(self, uint32_t slot) noexcept:
+        """Whether the connection of a slot was dialled since all were evicted."""
+        return cp_slots_at(&self.cells, slot).generation == self.generation
+
+    cdef int came_back(self, uint32_t slot) noexcept:
+        """A use has ended, and an idle time begins."""
+        cdef cp_slot *cell = cp_slots_at(&self.cells, slot)
+        cdef int64_t now = cp_clock_now()
+        cp_hist_add(&self.used, now - cell.since)
+        cell.since = now
+        return self.rest(cell) if self.ageing else 0
+
+    cdef int rest(self, cp_slot *cell) noexcept:
+        """An idle time has begun: see when it will have been too long."""
+        if self.max_idle_ns <= cell.retires - cell.since:
+            cell.stale = cell.since + self.max_idle_ns
+        else:
+            cell.stale = cell.retires
+        return 0
+
+    cdef bint is_too_many(self) noexcept:
+        """Whether a connection that comes back is to be closed: the limit was lowered."""
+        if self.held() > self.cells.max:
+            return True
+        self.shrinking = False
+        return False
+
+    cdef tuple take_stale(self):
+        """Idle connections that are to be closed, by slot, now the caller's: grown stale, of
+        an older generation, or above the limit. In how many seconds the next grows stale.
+
+        No Python code runs while the others are off the list."""
+        cdef dict found = {}
+        cdef list kept = []
+        cdef int64_t now = cp_clock_now(), next_ns = CP_FOREVER
+        cdef uint32_t slot = self.take_idle()
+        try:
+            while slot != CP_SLOT_NONE:
+                if self.is_stale(slot, now):
+                    found[slot] = self.lend(slot)
+                else:
+                    next_ns = min(next_ns, cp_slots_at(&self.cells, slot).stale - now)
+                    kept.append(slot)
+                slot = self.take_idle()
+        finally:  # memory may have run out
+            if slot != CP_SLOT_NONE:
+                self.offer(slot)
+            self.put_back_all(kept, found)
+        return found, None if next_ns >= CP_FOREVER - now else next_ns / 1e9
+
+    cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept:
+        """Whether an idle connection may not be used any more; counts why."""
+        cdef cp_slot *cell = cp_slots_at(&self.cells, slot)
+        if cell.generation != self.generation:
+            return True
+        if now < cell.stale:
+            return False
+        self.closed_old += now >= cell.retires
+        self.closed_idle += now < cell.retires
+        return True
+
+    cdef int put_back_all(self, list kept, dict found) except -1:
+        """Put idle slots back in their order, but for the oldest if there are too many."""
+        cdef uint32_t slot, held = self.held() - <uint32_t>len(found)
+        if not self.fifo:  # the newest was taken first
+            kept.reverse()
+        for slot in kept:
+            if held > self.cells.max:
+                held -= 1
+                found[slot] = self.lend(slot)
+            else:
+                self.offer(slot)
+        return 0
+
+    cdef int64_t oldest_use_ns(self) noexcept:
+        """For how long the connection has been lent that was lent first; 0: none is."""
+        cdef int64_t since = CP_FOREVER
+        cdef uint32_t slot
+        for slot in range(cp_slots_used(&self.cells)):
+            if cp_slots_state(&self.cells, slot) == CP_SLOT_BUSY:
+                since = min(since, cp_slots_at(&self.cells, slot).since)
+        return 0 if since == CP_FOREVER else cp_clock_now() - since
 
     cdef int adopt(self, uint32_t slot, object connection) except -1:
         """Put a new connection into a slot its caller owns."""
@@ -174,11 +300,13 @@ cdef class Slots:
             ref = weakref.ref(connection, reclaim)
             self.refs[slot] = ref  # from here on nothing can fail
             (<ConnBase>connection).home = self.home
+            (<ConnBase>connection).dials = self.dials
             (<ConnBase>connection).slot = slot
         else:  # a foreign class is held as redis-py holds it
             self.numbers[id(connection)] = slot
             self.conns[slot] = connection
-        cp_slots_at(&self.cells, slot).generation = self.generation
+        self.opened(slot)
+        cp_slots_at(&self.cells, slot).since = cp_clock_now()
         self.created += 1
         return 0
 
@@ -186,7 +314,7 @@ cdef class Slots:
         """Take the connection out of a slot its caller owns; somebody else may open."""
         cdef object connection = self.connection_in(slot)
         if isinstance(connection, ConnBase):
-            (<ConnBase>connection).home = None
+            (<ConnBase>connection).home = (<ConnBase>connection).dials = None
         elif connection is not None:
             self.numbers.pop(id(connection), None)
         if slot < <uint32_t>len(self.refs):
@@ -209,6 +337,7 @@ cdef class Slots:
         self.refs[slot] = None
         if cp_slots_claim_mpmc(&self.cells, slot, CP_SLOT_BUSY, CP_SLOT_OPENING):
             self.reclaimed += 1
+            self.came_back(slot)
             self.offer(slot)
         return 0
 
@@ -244,6 +373,8 @@ cdef class Slots:
         if empty and self.held() > self.cells.max:  # a limit that was lowered
             cp_slots_set_state(&self.cells, slot, CP_SLOT_EMPTY)
             cp_idle_push_mpmc(&self.empty, &self.cells, slot)
+            if self.emptied is not None and self.emptied.locked():
+                self.emptied.release()
             return 0
         if cp_waitq_count(&self.waiters) and (empty or not cp_waitq_may_barge(&self.waiters)):
             if cp_waitq_deliver(&self.waiters, slot, &parker):

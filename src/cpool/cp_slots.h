@@ -35,6 +35,10 @@ typedef struct cp_slot {
     _Atomic uint32_t next;  /* link of the list it is in; atomic because a slow
                                popper may read it after the slot has moved on */
     uint32_t generation;    /* the pool's when its connection was last opened */
+    /* Of its connection, for the slot's owner, on the monotonic clock: */
+    int64_t since;          /* when it was lent, or came back */
+    int64_t retires;        /* when it has lived its life; CP_FOREVER: never */
+    int64_t stale;          /* when it has been idle for too long, or retires */
 } cp_slot;
 
 typedef struct cp_slots {

@@ -36,6 +36,10 @@ POOL_OPTIONS: dict[str, Any] = {
     "max_waiting": 3,
     "order": "fifo",
     "name": "mine",
+    "min_idle": 1,
+    "max_idle_time": 60.0,
+    "max_lifetime": 600.0,
+    "max_connecting": 2,
     "max_bulk_bytes": 1000,
     "max_nesting_depth": 5,
 }
@@ -168,7 +172,7 @@ def test_the_pools_options_land_in_the_pool(name: str) -> None:
     value = POOL_OPTIONS[name]
     client = cpool.Redis(port=7, **{name: value})
     pool = client.connection_pool
-    if name.startswith("max_") and name != "max_waiting":
+    if name in {"max_bulk_bytes", "max_nesting_depth"}:
         assert pool.connection_kwargs[name] == value
         assert getattr(pool.make_connection(), name) == value
     else:

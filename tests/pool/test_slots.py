@@ -376,11 +376,11 @@ def test_a_drained_pool_replaces_every_connection_once(our_pool: Any) -> None:
     pool.release(idle)
     before = [idle._sock.getsockname(), lent._sock.getsockname()]
     pool.drain()
-    assert idle._sock is not None  # nothing is closed before it is met
+    assert idle._sock is None
     assert is_answering(lent)  # who has one may go on
     pool.release(lent)
     with all_lent(pool, 2) as again:
-        assert set(again) == {idle, lent}
+        assert lent in again
         after = [connection._sock.getsockname() for connection in again]
         assert not set(before) & set(after)
         assert all(is_answering(connection) for connection in again)
