@@ -23,8 +23,6 @@ cdef enum:
     UNLIMITED = 0xFFFFFFFF
     FEW = 4     # dials to a server that does not answer, at most
 
-# After so long a try that does not end is taken for hanging.
-cdef int64_t HANGING_NS = 250 * CP_NS_PER_MS
 # Who waits looks up this often.
 cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
 # READONLY closes all connections no more often than this: a replica says it each time.
@@ -54,6 +52,7 @@ cdef class Dials:
 
     def __cinit__(self):
         self.limit = UNLIMITED
+        self.hanging_s = 0.25
         self.parkers = []
 
     def set_limit(self, max_connecting):
@@ -76,6 +75,11 @@ cdef class Dials:
         return turn
 
     @property
+    def waiting(self):
+        """How many connections wait for their turn."""
+        return len(self.parkers)
+
+    @property
     def last_error(self):
         """What the last of the failures was, as text."""
         return None if self.error is None else self.error[1]
@@ -88,12 +92,12 @@ cdef class Dials:
         self.note_full()
         return 0
 
-    cdef bint may_begin(self, int64_t now) noexcept:
+    cdef bint may_begin(self, int64_t now) except -1:
         if self.under_way >= self.limit:
             return False
         if self.failures == 0 or self.under_way == 0:
             return True
-        return self.under_way < <uint32_t>FEW and now - self.newest >= HANGING_NS
+        return self.under_way < <uint32_t>FEW and now - self.newest >= ns_of(self.hanging_s)
 
     cdef int wait_for_turn(self, int64_t patience_ns) except -1:
         cdef uint64_t seen = self.refusals
@@ -103,13 +107,13 @@ cdef class Dials:
         parker.acquire()
         self.parkers.append(parker)
         try:
-            while not self.may_begin(now):
-                if self.refusals != seen:
-                    raise self.error[0](self.error[1])
+            while self.refusals == seen and not self.may_begin(now):
                 if now >= until:
                     raise self.too_slow(patience_ns)
                 park(parker, min(until - now, LOOK_NS))
                 now = cp_clock_now()
+            if self.refusals != seen:
+                raise self.error[0](self.error[1])
         finally:
             self.parkers.remove(parker)
         return 0
