@@ -290,23 +290,23 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _keep_house(self) -> float:
         """Close what has grown stale, dial ahead; return in how many seconds to come again."""
-        next_s = self._close_stale()
-        if not self.min_idle or self.is_closed:
-            return housekeeping.LONGEST_ROUND_S if next_s is None else next_s
-        try:
-            self.prewarm()
-        except (ConnectionError, TimeoutError) as error:  # it is tried again
-            _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
-        return min(housekeeping.REFILL_EVERY_S, next_s or housekeeping.REFILL_EVERY_S)
+        self._close_stale()
+        if self.min_idle and not self.is_closed:
+            try:
+                self.prewarm()
+            except (ConnectionError, TimeoutError) as error:  # it is tried again
+                _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
+        ages_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
+        refill_s = [housekeeping.REFILL_EVERY_S] if self.min_idle else []
+        return min([*ages_s, *refill_s, housekeeping.LONGEST_ROUND_S])
 
-    def _close_stale(self) -> float | None:
-        """Close the idle connections that are to be closed; return when the next one is."""
-        slots, stale, next_s = self._take_stale()
+    def _close_stale(self) -> None:
+        """Close the idle connections that are to be closed."""
+        slots, stale = self._take_stale()
         for slot, connection in stale.items():
             connection.disconnect()
             metrics.count(self, idle=-1)
             self._vacate(slots, slot)
-        return next_s
 
     def _needs_house_kept(self) -> bool:
         return bool(self.min_idle or self.max_idle_time or self.max_lifetime)

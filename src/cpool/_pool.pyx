@@ -348,10 +348,10 @@ cdef class PoolBase:
         return True
 
     def _take_stale(self):
-        """Take the idle connections that are to be closed: (the slots, the connections by
-        number, in how many seconds the next is to be). They count as lent until _vacate()."""
+        """Take the idle connections that are to be closed: the slots, and the connections by
+        number. They count as lent until _vacate()."""
         self.check_fork()
-        return self.slots, *self.slots.take_stale()
+        return self.slots, self.slots.take_stale()
 
     def _vacate(self, Slots slots, uint32_t slot):
         """A connection that was taken is closed: its slot is free."""

@@ -130,7 +130,7 @@ cdef class Slots:
     cdef int came_back(self, uint32_t slot) noexcept
     cdef int rest(self, cp_slot *cell) noexcept
     cdef bint is_too_many(self) noexcept
-    cdef tuple take_stale(self)
+    cdef dict take_stale(self)
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept
     cdef int put_back_all(self, list kept, dict found) except -1
     cdef int64_t oldest_use_ns(self) noexcept

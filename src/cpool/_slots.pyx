@@ -230,28 +230,27 @@ cdef class Slots:
         self.shrinking = False
         return False
 
-    cdef tuple take_stale(self):
+    cdef dict take_stale(self):
         """Idle connections that are to be closed, by slot, now the caller's: grown stale, of
-        an older generation, or above the limit. In how many seconds the next grows stale.
+        an older generation, or above the limit.
 
         No Python code runs while the others are off the list."""
         cdef dict found = {}
         cdef list kept = []
-        cdef int64_t now = cp_clock_now(), next_ns = CP_FOREVER
+        cdef int64_t now = cp_clock_now()
         cdef uint32_t slot = self.take_idle()
         try:
             while slot != CP_SLOT_NONE:
                 if self.is_stale(slot, now):
                     found[slot] = self.lend(slot)
                 else:
-                    next_ns = min(next_ns, cp_slots_at(&self.cells, slot).stale - now)
                     kept.append(slot)
                 slot = self.take_idle()
         finally:  # memory may have run out
             if slot != CP_SLOT_NONE:
                 self.offer(slot)
             self.put_back_all(kept, found)
-        return found, None if next_ns >= CP_FOREVER - now else next_ns / 1e9
+        return found
 
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept:
         """Whether an idle connection may not be used any more; counts why."""
