@@ -131,7 +131,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self.max_connecting: int | None = options.count_or_none(
             "max_connecting", max_connecting, least=1
         )
-        self._set_ageing(self.max_idle_time, self.max_lifetime)
+        self._set_ageing(self.max_idle_time, self.max_lifetime, self.min_idle > 0)
         self._dials.set_limit(self.max_connecting)
         # By name, not by super(): the blocking pool's constructor comes between.
         _redis_pool.__init__(
@@ -296,9 +296,10 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
                 self.prewarm()
             except (ConnectionError, TimeoutError) as error:  # it is tried again
                 _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
-        ages_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
-        refill_s = [housekeeping.REFILL_EVERY_S] if self.min_idle else []
-        return min([*ages_s, *refill_s, housekeeping.LONGEST_ROUND_S])
+        waits_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
+        if self.min_idle:
+            waits_s.append(housekeeping.refill_after_s(self._dials.failures))
+        return min(waits_s, default=housekeeping.LONGEST_ROUND_S)
 
     def _close_stale(self) -> None:
         """Close the idle connections that are to be closed."""

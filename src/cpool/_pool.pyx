@@ -121,15 +121,18 @@ cdef class PoolBase:
         """Let connections above the limit be closed when they come back."""
         self.slots.shrinking = True
 
-    def _set_ageing(self, max_idle_time, max_lifetime):
-        """For how long connections may be idle, and live, in seconds; None: for ever."""
+    def _set_ageing(self, max_idle_time, max_lifetime, bint warm):
+        """For how long connections may be idle, and live, in seconds; None: for ever. warm:
+        those that have ended while they were idle are to be replaced."""
         self.max_idle_ns = ns_of(max_idle_time)
         self.max_lifetime_ns = ns_of(max_lifetime)
+        self.warm = warm
         self.set_ageing_of(self.slots)
 
     cdef int set_ageing_of(self, Slots slots) except -1:
         slots.max_idle_ns = self.max_idle_ns
         slots.max_lifetime_ns = self.max_lifetime_ns
+        slots.warm = self.warm
         slots.ageing = self.max_idle_ns != CP_FOREVER or self.max_lifetime_ns != CP_FOREVER
         return 0
 

@@ -16,6 +16,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._session cimport Session
+from cpool._wire cimport CP_PEEK_CLOSED
 
 
 @cython.final
@@ -241,7 +243,7 @@ cdef class Slots:
         cdef uint32_t slot = self.take_idle()
         try:
             while slot != CP_SLOT_NONE:
-                if self.is_stale(slot, now):
+                if self.is_stale(slot, now) or (self.warm and self.has_ended(slot)):
                     found[slot] = self.lend(slot)
                 else:
                     kept.append(slot)
@@ -262,6 +264,15 @@ cdef class Slots:
         self.closed_old += now >= cell.retires
         self.closed_idle += now < cell.retires
         return True
+
+    cdef bint has_ended(self, uint32_t slot) except -1:
+        """Whether the server has closed an idle connection, as far as can be told."""
+        cdef char byte = 0
+        cdef Session session = None
+        if isinstance(self.conns[slot], ConnBase):
+            session = (<ConnBase>self.conns[slot]).session
+        return session is not None and session.wire.by_fd \
+            and session.wire.peek(&byte) == CP_PEEK_CLOSED
 
     cdef int put_back_all(self, list kept, dict found) except -1:
         """Put idle slots back in their order, but for the oldest if there are too many."""

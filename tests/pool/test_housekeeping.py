@@ -88,6 +88,30 @@ def test_a_server_that_is_not_there_yet_is_tried_again(start_server: Any) -> Non
     pool.close(timeout=1)
 
 
+def test_a_server_that_is_down_is_tried_at_times_of_chance_ever_more_rarely() -> None:
+    assert housekeeping.refill_after_s(0) == housekeeping.REFILL_EVERY_S
+    for failures, most_s in ((1, 0.1), (3, 0.4), (50, 10)):
+        waits_s = {housekeeping.refill_after_s(failures) for _ in range(50)}
+        assert len(waits_s) > 1
+        assert most_s / 2 <= min(waits_s) <= max(waits_s) <= most_s
+
+
+@pytest.mark.usefixtures("nobody_keeps_house")
+def test_idle_connections_that_the_server_has_closed_are_replaced(redis_server: Any) -> None:
+    pool = cpool.ConnectionPool(host=redis_server.host, port=redis_server.port, min_idle=2)
+    pool.prewarm()
+    with cpool.Redis(host=redis_server.host, port=redis_server.port) as admin:
+        ids = [int(c["id"]) for c in admin.client_list() if int(c["id"]) != admin.client_id()]
+        for number in ids:
+            admin.client_kill_filter(_id=number)
+    wait_for(lambda: pool._keep_house() and pool.stats().created == 4)
+    assert pool.stats().idle == 2
+    replaced = pool.stats().replaced
+    assert_whole(pool, 2)
+    assert pool.stats().replaced == replaced
+    pool.close(timeout=1)
+
+
 @pytest.mark.parametrize("wrong", [-1, 6, "1", 1.0, None, True])
 def test_no_more_can_be_kept_idle_than_there_may_be(wrong: Any) -> None:
     with pytest.raises(ValueError, match='"min_idle" must be an integer from 0 to .*5'):
