@@ -7,6 +7,7 @@ compiled core returns a status and asks this module for the exception.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from typing import Any
 
@@ -43,6 +44,8 @@ def from_status(status: int, err: int) -> BaseException:
     `err` is the errno of the failed call. A failed read is the plain OSError
     that redis-py's connection wraps; a failed write is already wrapped.
     """
+    if err == errno.ETIMEDOUT:  # the kernel has given up: a timeout like any other to redis-py
+        status = {_READ_ERROR: _READ_TIMEOUT, _WRITE_ERROR: _WRITE_TIMEOUT}.get(status, status)
     if status == _EOF:
         return ConnectionError(SERVER_CLOSED)
     if status == _READ_TIMEOUT:
