@@ -32,10 +32,10 @@ def shim_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_shimmed(shim_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunShimmed:
     """Give run_module() with the library preloaded."""
 
-    def run(module: str, *args: object) -> Any:
+    def run(module: str, *args: object, **options: Any) -> Any:
         with monkeypatch.context() as environment:
             environment.setenv(VARIABLE, str(shim_path))
-            return run_module(module, *args)
+            return run_module(module, *args, **options)
 
     return run
 

@@ -99,8 +99,7 @@ def run_threads(client: redis.Redis, seed: int, commands: int, threads: int) -> 
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(BOUND_S)
-        assert not worker.is_alive(), "a thread hangs"
+        worker.join()  # each of its commands is bounded
     return wrong
 
 

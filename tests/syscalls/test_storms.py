@@ -19,7 +19,7 @@ SCRIPT = "tests.syscalls.storm_script"
 SEED = int(os.environ.get("CPOOL_STORM_SEED", "1"))
 COMMANDS = int(30 * float(os.environ.get("CPOOL_STORM_SCALE", "1")))
 N_THREADS = 6
-SLOW_FACTOR, SLOW_SEEDS = 20, 4
+SLOW_FACTOR, SLOW_SEEDS, SLOW_TIMEOUT_S = 10, 2, 500
 # A reader with time left polls after "would block"; OpenSSL and Python never peek.
 NEVER_BY_TLS = ("PEEK",)
 
@@ -66,8 +66,8 @@ def test_one_thread_notices_nothing_while_signals_come_as_well(
 def test_many_threads_notice_nothing_for_long(
     run_shimmed: RunShimmed, url_of: UrlOf, transport: str, client: str, seed: int
 ) -> None:
-    commands = COMMANDS * SLOW_FACTOR
-    answer = run_shimmed(SCRIPT, "storm", url_of(transport), client, seed, commands, N_THREADS)
+    args = ("storm", url_of(transport), client, seed, COMMANDS * SLOW_FACTOR, N_THREADS)
+    answer = run_shimmed(SCRIPT, *args, timeout_s=SLOW_TIMEOUT_S)
     assert answer["wrong"] == []
     assert never_met(answer["faults"], transport) == []
 
