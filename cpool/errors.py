@@ -52,6 +52,8 @@ def from_status(status: int, err: int) -> BaseException:
     `err` is the errno of the failed call. A failed read is the plain OSError
     that redis-py's connection wraps; a failed write is already wrapped.
     """
+    if err == errno.ETIMEDOUT:  # the kernel has given up: a timeout like any other to redis-py
+        status = {_READ_ERROR: _READ_TIMEOUT, _WRITE_ERROR: _WRITE_TIMEOUT}.get(status, status)
     if status == _EOF:
         return ConnectionError(SERVER_CLOSED)
     if status == _READ_TIMEOUT:

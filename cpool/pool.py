@@ -223,7 +223,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def __del__(self) -> None:
         try:
-            metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
+            if self._is_measured():  # no look at slots that memory may have lacked for
+                metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
         except Exception:  # the interpreter is going down, or __init__ has failed
             pass
 
@@ -366,7 +367,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
         Returns whether an open connection had to be replaced."""
         was_open = getattr(connection, "_sock", None) is not None
-        if _should_reconnect(connection):
+        if _should_reconnect(connection) or _is_half_closed(connection):
             connection.disconnect()
         connection.connect()
         try:
@@ -542,6 +543,13 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 def _should_reconnect(connection: Any) -> bool:
     should_reconnect = getattr(connection, "should_reconnect", None)  # since redis-py 7.0
     return should_reconnect is not None and should_reconnect()
+
+
+def _is_half_closed(connection: Any) -> bool:
+    """Whether a disconnect() was broken off behind the end of the session: by an interrupt, or
+    for want of memory."""
+    ours = isinstance(connection, _conn.ConnBase)
+    return ours and connection._session is None and connection._is_dirty
 
 
 _live_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()

@@ -30,20 +30,29 @@ cdef int64_t EVICTION_NS = 1000 * CP_NS_PER_MS
 
 
 @cython.internal
+@cython.no_gc_clear  # __dealloc__ needs dials
 @cython.final
 cdef class Turn:
     """One dial: a context manager around it."""
     cdef Dials dials
     cdef object connection
     cdef int64_t since
+    cdef bint begun
 
     def __enter__(self):
         self.dials.begin(ns_of(getattr(self.connection, "socket_connect_timeout", None)))
         self.since = cp_clock_now()
+        self.begun = True
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.begun = False
         self.dials.end(error, self.connection, cp_clock_now() - self.since)
+
+    def __dealloc__(self):
+        if self.begun:  # a block without memory may not call __exit__
+            self.dials.under_way -= 1
+            self.dials.note_full()
 
 
 @cython.final

@@ -26,6 +26,7 @@ cp_fork_watch()
 
 
 @cython.internal
+@cython.no_gc_clear  # __dealloc__ needs slots and numbers
 @cython.final
 cdef class Claim:
     """All idle connections, taken off the list and put back in the same order, and those
@@ -34,11 +35,16 @@ cdef class Claim:
     cdef PoolBase pool
     cdef Slots slots
     cdef list numbers
+    cdef Py_ssize_t given   # how many of them are back
 
     def __cinit__(self, PoolBase pool):
         self.pool = pool
         self.slots = pool.slots
         self.numbers = []
+
+    def __dealloc__(self):
+        if self.numbers is not None:  # a block without memory may not call __exit__
+            self.give_back()
 
     def __enter__(self):
         cdef list connections = []
@@ -55,15 +61,21 @@ cdef class Claim:
         except BaseException:  # memory has run out
             if slot != CP_SLOT_NONE:
                 self.slots.give_back(slot, self.slots.conns[slot])
-            self.__exit__()
+            self.give_back()
             raise
 
     def __exit__(self, *_):
-        if not self.slots.fifo:  # the newest was taken first
-            self.numbers.reverse()
-        for slot in self.numbers:
+        self.give_back()
+
+    cdef int give_back(self) except -1:
+        cdef Py_ssize_t n = len(self.numbers)
+        cdef uint32_t slot
+        while self.given < n:
+            self.given += 1
+            # the newest of a lifo pool was taken first
+            slot = self.numbers[self.given - 1 if self.slots.fifo else n - self.given]
             self.slots.give_back(slot, self.slots.conns[slot])
-        self.numbers = []
+        return 0
 
 
 cdef object OBSERVED = frozenset(("get_connection", "release"))

@@ -59,7 +59,8 @@ cdef class Slots:
         self.home.slots = <void *>self
 
     def __dealloc__(self):
-        self.home.slots = NULL
+        if self.home is not None:  # memory ran out before it was made
+            self.home.slots = NULL
         cp_waitq_destroy(&self.waiters)
         cp_slots_free(&self.cells)
 
