@@ -17,7 +17,8 @@ except (ImportError, ValueError) as _error:
         unusable.leave(_error)
     raise
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from cpool.errors import ConnectionPoolTimeoutError
+from cpool.deadlines import deadline
+from cpool.errors import ConnectionPoolTimeoutError, DeadlineExceededError
 from cpool.installation import install, uninstall
 from cpool.pool import BlockingConnectionPool, ConnectionPool
 from cpool.sentinel import (
@@ -50,6 +51,7 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "DeadlineExceededError",
     "Pipeline",
     "PoolStats",
     "Redis",
@@ -60,6 +62,7 @@ __all__ = [
     "StrictRedis",
     "UnixDomainSocketConnection",
     "__version__",
+    "deadline",
     "fast_path",
     "from_url",
     "install",

@@ -55,6 +55,8 @@ cdef class Wire:
     cdef int let_go(self) except -1
     cdef int64_t idle_ns(self) except -1
     cdef cp_peeked peek(self, char *byte) noexcept
+    cdef object set_idle(self, int64_t idle_ns)
+    cdef int send_by_method(self, object data, int64_t deadline) except -1
     cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1
     cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1
     cdef bint readable_by_method(self) except -1

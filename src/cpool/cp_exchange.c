@@ -31,6 +31,8 @@ cp_exchange__send(cp_exchange *x, cp_wire *wire, int *err)
     cp_status st = cp_wire_try_send(wire, &x->iov, &x->count, err);
     if (x->count < before || (x->count > 0 && x->iov->iov_len < left))
         cp_patience_renew(&x->sending);
+    if (x->count == 0 && !x->more && x->sending.deadline != CP_FOREVER)
+        x->sent_at = cp_clock_now();
     return st;
 }
 
@@ -48,6 +50,8 @@ cp_exchange__receive(cp_exchange *x, cp_wire *wire, cp_buf *in, int *err)
     iov.iov_len = cp_buf_room(in);
     if (x->count == 0 && !x->more)
         st = cp_wire_recv(wire, &iov, 1, &got, &x->reading, err);
+    else if (cp_patience_is_over(&x->sending))
+        st = CP_E_WTIMEOUT;
     else
         st = cp_wire_try_recv(wire, &iov, &got, err);
     if (st == CP_OK) {

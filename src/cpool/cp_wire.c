@@ -82,6 +82,8 @@ cp_wire__poll(int fd, short events, cp_patience *patience, cp_status timeout,
     struct pollfd p = {fd, events, 0};
     int64_t until = cp_patience_until(patience);
     int wait_ms = -1;
+    if (cp_patience_is_over(patience))
+        return timeout;
     if (until != CP_FOREVER) {
         int64_t left = until - cp_clock_now();
         int64_t ms = left <= 0 ? 0 : (left + CP_NS_PER_MS - 1) / CP_NS_PER_MS;
@@ -215,6 +217,8 @@ cp_wire_recv(cp_wire *w, struct iovec *iov, int count, size_t *got,
                        patience->idle_ns > 0 && patience->idle_ns == w->rcvtimeo_ns;
     if (kernel_waits)
         (void)cp_patience_until(patience);
+    else if (cp_patience_is_over(patience))
+        return CP_E_RTIMEOUT;
     for (;;) {
         ssize_t n = cp_wire__recv_once(w, iov, count, kernel_waits);
         if (n > 0) {
