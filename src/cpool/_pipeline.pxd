@@ -21,6 +21,7 @@ cdef extern from "cp_exchange.h" nogil:
         int64_t big
         cp_patience sending
         cp_patience reading
+        bint late
         int64_t sent_at
         size_t whole
         size_t replies

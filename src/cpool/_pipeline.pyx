@@ -121,6 +121,7 @@ cdef class Batch:
         x.big = BIG_BYTES
         x.reading = cp_patience_of(idle_ns, self.deadline)
         x.sent_at = s.sent_at = 0
+        x.late = False
         sending.many = NULL
         s.reading = True
         s.users += 1

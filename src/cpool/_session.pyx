@@ -23,7 +23,8 @@ from cpool._resp cimport (
 )
 from cpool._wire cimport (
     CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_clock_now,
-    cp_patience_of, cp_peeked, cp_patience, cp_wire, cp_wire_peek, cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
+    cp_patience, cp_patience_is_over, cp_patience_of, cp_peeked, cp_wire, cp_wire_peek,
+    cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
 )
 
 cdef extern from "Python.h":
@@ -277,6 +278,8 @@ cdef class Session:
                 return st
             if self.scan.body and self.scan.body_len > BIG_BYTES:
                 return CP_BIG
+            if cp_patience_is_over(p):
+                return CP_E_RTIMEOUT
 
     cdef cp_status pump_by_method(self, cp_patience *p) except *:
         """The same through the socket's methods, one receive at a time."""
@@ -293,7 +296,7 @@ cdef class Session:
         st = reader.scan_step()
         if st == CP_AGAIN and reader.scan.body and reader.scan.body_len > BIG_BYTES:
             return CP_BIG
-        return st
+        return CP_E_RTIMEOUT if st == CP_AGAIN and cp_patience_is_over(p) else st
 
     cdef int fill_big(self, cp_patience *p) except -1:
         """Receive the rest of a large string where it will live, and its CR LF into
@@ -341,6 +344,8 @@ cdef class Session:
                 cp_buf_commit(&reader.buf, got - room)
                 got = room
             reader.big_got += got
+            if cp_patience_is_over(p) and reader.big_got < reader.big_len:
+                raise from_status(CP_E_RTIMEOUT, 0)
         return 0
 
     cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience, bint look):

@@ -26,6 +26,7 @@ cdef extern from "cp_clock.h" nogil:
         int64_t until
     cp_patience cp_patience_of(int64_t idle_ns, int64_t deadline)
     int64_t cp_patience_until(cp_patience *p)
+    bint cp_patience_is_over(const cp_patience *p)
 
 
 cdef extern from "cp_wire.h" nogil:

@@ -174,16 +174,11 @@ cdef class Wire:
 cdef object NOT_SET = object()
 
 
-cdef int64_t before_deadline(int64_t idle_ns, int64_t deadline) except -1:
-    """How long a socket may wait at a time. Raises redis-py's TimeoutError for none at all:
-    a socket would take it for "do not block"."""
-    cdef int64_t left
+cdef int64_t before_deadline(int64_t idle_ns, int64_t deadline) noexcept:
+    """How long a socket may wait at a time; not zero, which would stand for "do not block"."""
     if deadline == CP_FOREVER:
         return idle_ns
-    left = deadline - cp_clock_now()
-    if left <= 0:
-        raise from_status(<int>CP_E_RTIMEOUT, 0)
-    return min(idle_ns, max(left, 1000))
+    return min(idle_ns, max(deadline - cp_clock_now(), 1000))
 
 
 cdef int check_got(Py_ssize_t got, size_t room) except -1:

@@ -48,8 +48,8 @@ cp_patience_until(cp_patience *p)
     return p->until < p->deadline ? p->until : p->deadline;
 }
 
-/* Has the deadline passed, if there is one? Bytes that never stop coming, or a peer
- * that always takes some more, would let no wait begin that could end. */
+/* Has the deadline passed, if there is one? Who loops over verbs must ask: where the
+ * bytes never stop coming no wait begins that could end. */
 static inline int
 cp_patience_is_over(const cp_patience *p)
 {

@@ -50,8 +50,6 @@ cp_exchange__receive(cp_exchange *x, cp_wire *wire, cp_buf *in, int *err)
     iov.iov_len = cp_buf_room(in);
     if (x->count == 0 && !x->more)
         st = cp_wire_recv(wire, &iov, 1, &got, &x->reading, err);
-    else if (cp_patience_is_over(&x->sending))
-        st = CP_E_WTIMEOUT;
     else
         st = cp_wire_try_recv(wire, &iov, &got, err);
     if (st == CP_OK) {
@@ -71,6 +69,8 @@ cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *in, cp_scan *scan, int *
             st = CP_AGAIN; /* all that was sent so far is answered */
         if (st != CP_AGAIN)
             return st;
+        if (x->late)
+            return x->count > 0 || x->more ? CP_E_WTIMEOUT : CP_E_RTIMEOUT;
         if (x->count > 0) {
             st = cp_exchange__send(x, wire, err);
             if (st != CP_OK && st != CP_AGAIN)
@@ -82,6 +82,7 @@ cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *in, cp_scan *scan, int *
         st = cp_exchange__receive(x, wire, in, err);
         if (st != CP_OK)
             return st;
+        x->late = cp_patience_is_over(&x->sending);
         if (sent && x->more)
             return CP_OK;
     }

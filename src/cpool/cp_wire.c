@@ -217,8 +217,6 @@ cp_wire_recv(cp_wire *w, struct iovec *iov, int count, size_t *got,
                        patience->idle_ns > 0 && patience->idle_ns == w->rcvtimeo_ns;
     if (kernel_waits)
         (void)cp_patience_until(patience);
-    else if (cp_patience_is_over(patience))
-        return CP_E_RTIMEOUT;
     for (;;) {
         ssize_t n = cp_wire__recv_once(w, iov, count, kernel_waits);
         if (n > 0) {
