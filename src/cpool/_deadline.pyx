@@ -28,6 +28,11 @@ cdef Deadline current():
     return found
 
 
+def is_any_in_force():
+    """Tell whether a block with a deadline is running, in any thread."""
+    return any_in_force()
+
+
 cdef int64_t find_due() except -1:
     cdef Deadline deadline = current()
     return CP_FOREVER if deadline is None else deadline.until
