@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import socket
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from redis._parsers.socket import SocketBuffer
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
-from cpool import _conn, _resp, _retry, _session
+from cpool import _conn, _deadline, _resp, _retry, _session
 from cpool.originals import original
 from cpool.standin import StandIn
 
@@ -308,10 +309,30 @@ class Connection(_ConnectionMixin, redis.connection.Connection, metaclass=StandI
     host = _conn.host_property
 
 
+class _BeforeTLS:
+    """A socket that redis-py is about to wrap: TLS takes its timeout from it. Making the
+    context takes a while, which a deadline has less of then than when it was connected."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock, self._connection = sock, connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def gettimeout(self) -> Any:
+        """Return what the connection's timeout is at this moment."""
+        return self._connection.socket_timeout
+
+
 class SSLConnection(Connection, redis.connection.SSLConnection):
     """A TLS connection: `redis.SSLConnection`, every `ssl_*` option as there.
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        if _deadline.is_any_in_force() and type(sock) is socket.socket:
+            sock = _BeforeTLS(sock, self)
+        return super()._wrap_socket_with_ssl(sock)
 
     if TYPE_CHECKING:
 
