@@ -6,6 +6,7 @@ from typing import final
 from typing_extensions import Self
 
 def is_any_in_force() -> bool: ...
+
 @final
 class Deadline:
     def __new__(cls, seconds: float) -> Self: ...

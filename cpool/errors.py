@@ -104,7 +104,11 @@ def _come(n_bytes: int) -> str:
 
 
 def deadline_exceeded(
-    seconds: float, stage: int, spent_s: list[float], received: int, cleaning_up: bool
+    seconds: float,
+    stage: int,
+    spent_s: tuple[float, float, float, float, float],
+    received: int,
+    cleaning_up: bool,
 ) -> DeadlineExceededError:
     """Return the error of a deadline that has struck at a stage of the core's."""
     kind = DeadlineExceededInCleanup if cleaning_up else DeadlineExceededError

@@ -123,7 +123,8 @@ cdef class Deadline:
         from cpool import errors
 
         return errors.deadline_exceeded(
-            struck.given, stage, [ns / 1e9 for ns in struck.spent_ns], received, cleaning_up)
+            struck.given, stage, tuple([ns / 1e9 for ns in struck.spent_ns]), received,
+            cleaning_up)
 
 
 @cython.final

@@ -56,9 +56,7 @@ def make_client(kind: str) -> Iterator[MakeClient]:
 
 
 @pytest.fixture
-def serve(
-    transport: Transport, tmp_path: Path, certificates: Certificates
-) -> Iterator[Serve]:
+def serve(transport: Transport, tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
     """Give a function that starts a slow server."""
     with contextlib.ExitStack() as stack:
         yield lambda answer: stack.enter_context(

@@ -112,9 +112,7 @@ def test_tasks_have_deadlines_of_their_own(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
-def test_greenlets_have_deadlines_of_their_own(
-    library: str, redis_server: EmbeddedServer
-) -> None:
+def test_greenlets_have_deadlines_of_their_own(library: str, redis_server: EmbeddedServer) -> None:
     pytest.importorskip(library)
     found = run_module("tests.deadlines.green_script", library, redis_server.url)
     assert found == {

@@ -168,9 +168,7 @@ def test_listening(client: redis.Redis, struck: Struck) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [None, LONG_S])
-def test_getting_a_message(
-    client: redis.Redis, struck: Struck, timeout_s: float | None
-) -> None:
+def test_getting_a_message(client: redis.Redis, struck: Struck, timeout_s: float | None) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe("channel")
         pubsub.get_message(timeout=LONG_S)
@@ -322,9 +320,7 @@ def test_redis_pys_own_parser_is_bounded_too(
     assert is_as_new(client)
 
 
-@pytest.mark.skipif(
-    not hasattr(BaseException, "add_note"), reason="notes came with Python 3.11"
-)
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="notes came with Python 3.11")
 def test_a_timeout_without_a_deadline_notes_how_far_the_reply_was(
     serve: Serve, make_client: MakeClient
 ) -> None:
