@@ -27,7 +27,7 @@ import json  # noqa: E402
 
 import cpool  # noqa: E402
 
-SHORT_S, LONG_S = 0.05, 30.0
+SHORT_S, LONG_S = 0.3, 30.0
 
 
 def wait(task: Any) -> Any:

@@ -13,7 +13,14 @@ import redis
 
 import cpool
 from cpool.tools.servers import EmbeddedServer
-from tests.deadlines.conftest import MakeClient, Serve, Struck, is_as_new
+from tests.deadlines.conftest import (
+    SHORT_S,
+    MakeClient,
+    Serve,
+    Struck,
+    is_as_new,
+    open_connections,
+)
 from tests.deadlines.slowserver import Silent, SlowServer, drip, flood, stall
 
 LONG_S = 100.0
@@ -23,10 +30,7 @@ LARGE = b"x" * (32 << 20)
 
 def opened(server: SlowServer, make_client: MakeClient, **options: Any) -> redis.Redis:
     """Make a client that has a connection already."""
-    client = make_client(server.pool(**options))
-    pool = client.connection_pool
-    pool.release(pool.get_connection())
-    return client
+    return open_connections(make_client(server.pool(**options)))
 
 
 def test_a_stalled_server(serve: Serve, make_client: MakeClient, struck: Struck) -> None:
@@ -39,8 +43,8 @@ def test_a_stalled_server(serve: Serve, make_client: MakeClient, struck: Struck)
 
 
 def test_a_server_that_drips(serve: Serve, make_client: MakeClient, struck: Struck) -> None:
-    client = opened(serve(drip(0.005)), make_client, socket_timeout=LONG_S)
-    error = struck(lambda: client.get("key"))
+    client = opened(serve(drip(0.001)), make_client, socket_timeout=LONG_S)
+    error = struck(lambda: client.get("key"), 3 * SHORT_S)
     assert error.phase == "reading"
     assert error.bytes_received > 0
     assert is_as_new(client)
@@ -50,7 +54,7 @@ def test_a_server_that_never_stops_sending(
     serve: Serve, make_client: MakeClient, struck: Struck
 ) -> None:
     client = opened(serve(flood), make_client)
-    error = struck(lambda: client.get("key"))
+    error = struck(lambda: client.get("key"), 3 * SHORT_S)
     assert error.phase == "reading"
     assert error.bytes_received > 65536
     assert is_as_new(client)
@@ -62,13 +66,15 @@ def test_a_server_that_takes_nothing(
     """Neither by a command of a large value nor by a pipeline of many."""
     if silent.transport == "tls":
         pytest.skip("nothing can be sent before the TLS handshake")
-    client = make_client(silent.pool(protocol=2, redis_connect_func=lambda conn: None))
+    pool = silent.pool(protocol=2, redis_connect_func=lambda conn: None)
+    client = open_connections(make_client(pool))
     error = struck(lambda: client.set("key", LARGE))
     assert error.phase == "writing"
     assert error.writing_s > 0 and error.reading_s == 0
     pipe = client.pipeline(transaction=False)
     for _ in range(8):
         pipe.set("key", LARGE[: 4 << 20])
+    open_connections(client)
     error = struck(pipe.execute)
     assert error.phase == "writing"
     assert error.writing_s > 0
@@ -107,8 +113,10 @@ def test_pipelines_and_transactions(
 def test_a_pipeline_whose_replies_drip(
     serve: Serve, make_client: MakeClient, struck: Struck
 ) -> None:
-    client = opened(serve(drip(0.005)), make_client)
-    error = struck(client.pipeline(transaction=False).set("key", 1).get("key").execute)
+    client = opened(serve(drip(0.001)), make_client)
+    error = struck(
+        client.pipeline(transaction=False).set("key", 1).get("key").execute, 3 * SHORT_S
+    )
     assert error.phase == "reading"
     assert error.bytes_received > 0
     assert is_as_new(client)
@@ -262,7 +270,7 @@ def test_a_watch_whose_end_is_not_answered_is_ended_by_closing(
     serve: Serve, make_client: MakeClient
 ) -> None:
     client = opened(serve(no_unwatch), make_client)
-    with cpool.deadline(0.05) as deadline, client.pipeline() as pipe:
+    with cpool.deadline(SHORT_S) as deadline, client.pipeline() as pipe:
         pipe.watch("key")
     assert deadline.remaining_s == 0
     assert is_as_new(client)
@@ -301,8 +309,7 @@ def test_a_method_that_somebody_watches_is_bounded_too(
     monkeypatch.setattr(cpool.UnixDomainSocketConnection, "send_packed_command", watched)
     client = opened(server, make_client)
     assert struck(lambda: client.get("key")).phase == "reading"
-    pool = client.connection_pool
-    pool.release(pool.get_connection())
+    open_connections(client)
     assert struck(lambda: client.set("key", LARGE)).phase in ("writing", "reading")
     assert seen
     assert is_as_new(client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ from redis.retry import Retry
 
 import cpool
 from tests.connection.fakeserver import CLOSE, FakeServer
-from tests.deadlines.conftest import MakeClient, Struck, is_as_new
+from tests.deadlines.conftest import SHORT_S, MakeClient, Struck, is_as_new
 from tests.deadlines.slowserver import Silent
 from tests.support.tls import Certificates
 
 LONG_S = 100.0
+# Where a deadline may strike while attempts follow each other without a pause.
+ENDS = ("between retries", "dialling", "writing", "reading", "before it began")
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """Give a port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def closing_port() -> Iterator[int]:
+    """Give the port of a server that closes the connection on which it is asked for a key."""
+    with FakeServer({"GET": CLOSE}) as server:
+        yield server.port
 
 
 class Noted(AbstractBackoff):
@@ -43,11 +45,11 @@ class Noted(AbstractBackoff):
 
 
 def test_a_sleep_that_would_outlast_the_deadline_is_not_begun(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
     retry = Retry(ConstantBackoff(LONG_S), 3)
-    client = make_client(cpool.ConnectionPool(port=closed_port, retry=retry))
-    error = struck(client.ping)
+    client = make_client(cpool.ConnectionPool(port=closing_port, retry=retry))
+    error = struck(lambda: client.get("key"))
     assert error.phase == "between retries"
     assert error.sleeping_s == 0
     assert error.dialling_s > 0
@@ -56,20 +58,20 @@ def test_a_sleep_that_would_outlast_the_deadline_is_not_begun(
 
 
 def test_sleeps_before_the_deadline_are_slept_and_told(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
     retry = Retry(ExponentialBackoff(cap=LONG_S, base=0.002), -1)
-    client = make_client(cpool.ConnectionPool(port=closed_port, retry=retry))
-    error = struck(client.ping)
+    client = make_client(cpool.ConnectionPool(port=closing_port, retry=retry))
+    error = struck(lambda: client.get("key"))
     assert error.phase == "between retries"
     assert error.sleeping_s > 0
 
 
 def test_retries_without_a_sleep_end_too(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
-    client = make_client(cpool.ConnectionPool(port=closed_port, retry=Retry(NoBackoff(), -1)))
-    assert struck(client.ping).phase in ("between retries", "dialling")
+    client = make_client(cpool.ConnectionPool(port=closing_port, retry=Retry(NoBackoff(), -1)))
+    assert struck(lambda: client.get("key")).phase in ENDS
 
 
 def test_the_backoff_is_asked_as_redis_py_asks_it(make_client: MakeClient) -> None:
@@ -115,48 +117,47 @@ def test_sleeps_inside_a_dial_are_not_counted_as_dialling(
         conn = cpool.Connection(
             *hole.address,
             socket_connect_timeout=0.001,
-            retry=Retry(ConstantBackoff(0.03), -1),
+            retry=Retry(ConstantBackoff(0.06), -1),
         )
         error = struck(lambda: conn.send_command("PING"))
     assert error.phase == "between retries"
-    assert error.sleeping_s == 0.03
-    assert 0 < error.dialling_s < 0.05 - error.sleeping_s
+    assert error.sleeping_s == 0.06
+    assert 0 < error.dialling_s < SHORT_S - error.sleeping_s
 
 
 def test_a_policy_that_retries_any_error_gives_the_deadlines_own(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
     retry = Retry(NoBackoff(), -1, supported_errors=(redis.RedisError,))
-    client = make_client(cpool.ConnectionPool(port=closed_port, retry=retry))
-    assert struck(client.ping).phase in ("between retries", "dialling", "before it began")
+    client = make_client(cpool.ConnectionPool(port=closing_port, retry=retry))
+    assert struck(lambda: client.get("key")).phase in ENDS
 
 
 def test_somebodys_own_policy_is_stopped_at_the_next_attempt(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
     class Stubborn(Retry):
-        def call_with_retry(self, do: Any, fail: Any, **_: Any) -> Any:
+        def call_with_retry(self, do: Any, fail: Any, **options: Any) -> Any:
+            count = (1,) if options.get("with_failure_count") else ()
             while True:
                 try:
                     return do()
                 except redis.ConnectionError as error:
-                    fail(error)
+                    fail(error, *count)
 
-    retry = Stubborn(NoBackoff(), -1)
-    pool = cpool.ConnectionPool(port=closed_port, retry=retry)
-    conn = cpool.Connection(port=closed_port, retry=retry)
-    error = struck(conn.connect)
-    assert error.phase == "dialling"
-    pool.disconnect()
+    pool = cpool.ConnectionPool(port=closing_port, retry=Stubborn(NoBackoff(), -1))
+    client = make_client(pool)
+    assert struck(lambda: client.get("key")).phase in ENDS
+    assert is_as_new(client)
 
 
 def test_the_policy_itself_is_left_as_it_was(
-    closed_port: int, make_client: MakeClient, struck: Struck
+    closing_port: int, make_client: MakeClient, struck: Struck
 ) -> None:
     backoff = ConstantBackoff(LONG_S)
     retry = Retry(backoff, 3)
-    client = make_client(cpool.ConnectionPool(port=closed_port, retry=retry))
-    struck(client.ping)
+    client = make_client(cpool.ConnectionPool(port=closing_port, retry=retry))
+    struck(lambda: client.get("key"))
     (conn,) = client.connection_pool._idle()
     assert conn.retry._backoff == backoff
     assert retry._backoff is backoff
