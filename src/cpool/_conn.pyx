@@ -735,12 +735,13 @@ cdef class ConnBase:
         meanwhile: that bounds each of its calls."""
         cdef Deadline deadline = current() if any_in_force() else None
         cdef object sock = self.sock
-        cdef int64_t began = cp_clock_now()
-        from cpool import errors
-
+        cdef int64_t began
         if deadline is None or not hasattr(sock, "settimeout"):
             return method(*args, **kwargs)
+        from cpool import errors
+
         deadline.check(stage)
+        began = cp_clock_now()
         before = sock.gettimeout()
         sock.settimeout(deadline.shorter(before))
         try:
