@@ -25,8 +25,9 @@ def deadline(seconds: float) -> Deadline:
     A deadline inside another one only shortens. It is for the thread, greenlet or task
     that runs the block, and for those begun in a copy of its context, until the block is
     left. It ends waits, and interrupts no work (such as making the context of a TLS
-    connection, some 25 ms of a CPU in redis-py). Not bounded is the resolution of host names, and what does not go through
-    cpool's connections: the questions to sentinels, the sleeps of redis-py's Lock.
+    connection, some 25 ms of a CPU in redis-py). Not bounded is the resolution of host
+    names, and what does not go through cpool's connections: the questions to sentinels, the
+    sleeps of redis-py's Lock.
     """
     return Deadline(_checked(seconds))
 
