@@ -18,7 +18,8 @@ except (ImportError, ValueError) as _error:
     raise
 from cpool.blocking_pool import BlockingConnectionPool
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from cpool.errors import ConnectionPoolTimeoutError, PoolClosedError
+from cpool.deadlines import deadline
+from cpool.errors import ConnectionPoolTimeoutError, DeadlineExceededError, PoolClosedError
 from cpool.installation import install, uninstall
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
@@ -51,6 +52,7 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "DeadlineExceededError",
     "Distribution",
     "Pipeline",
     "PoolClosedError",
@@ -63,6 +65,7 @@ __all__ = [
     "StrictRedis",
     "UnixDomainSocketConnection",
     "__version__",
+    "deadline",
     "fast_path",
     "from_url",
     "install",

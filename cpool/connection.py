@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import socket
 import weakref
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import redis.connection
@@ -20,7 +20,7 @@ from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
-from cpool import _conn, _resp, _retry, _session
+from cpool import _conn, _deadline, _resp, _retry, _session
 from cpool.originals import original
 from cpool.standin import StandIn
 
@@ -184,13 +184,6 @@ class _ConnectionMixin(_conn.ConnBase):
                 handler.__class__ = _weakly_connected(type(handler))  # type: ignore[arg-type]
                 handler.connection = self
 
-    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        """Dial and shake hands as redis-py does, when the pool's other dials leave room."""
-        dials = self._dials
-        turn = nullcontext() if dials is None or self._sock else dials.turn(self)
-        with turn:
-            super().connect_check_health(*args, **kwargs)
-
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Do redis-py's handshake, its requests sent together in one round trip.
 
@@ -318,10 +311,30 @@ class Connection(_ConnectionMixin, redis.connection.Connection, metaclass=StandI
     host = _conn.host_property
 
 
+class _BeforeTLS:
+    """A socket that redis-py is about to wrap: TLS takes its timeout from it. Making the
+    context takes a while, which a deadline has less of then than when it was connected."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock, self._connection = sock, connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def gettimeout(self) -> Any:
+        """Return what the connection's timeout is at this moment."""
+        return self._connection.socket_timeout
+
+
 class SSLConnection(Connection, redis.connection.SSLConnection):
     """A TLS connection: `redis.SSLConnection`, every `ssl_*` option as there.
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        if _deadline.is_any_in_force() and type(sock) is socket.socket:
+            sock = _BeforeTLS(sock, self)
+        return super()._wrap_socket_with_ssl(sock)
 
     if TYPE_CHECKING:
 

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from cpool._deadline cimport Dial
 from cpool._gates cimport cp_gate
 from cpool._session cimport Session
 
@@ -34,6 +35,9 @@ cdef class ConnBase:
     cdef object health_interval     # health_check_interval
     cdef object next_health         # next_health_check
     cdef object packer              # _command_packer
+    cdef object timeout_s           # socket_timeout
+    cdef object connect_timeout_s   # socket_connect_timeout
+    cdef Dial dial                  # while it is being opened under a deadline
     cdef bint reconnect             # _should_reconnect
     cdef bint patched               # an observed method was replaced on this instance
     cdef unsigned long holder       # the thread whose sends may wait for the read
@@ -49,6 +53,10 @@ cdef class ConnBase:
 
     cdef int gates(self) except -1
     cdef int part_from_retry(self) except -1
+    cdef object open_in_time(self, tuple args, dict kwargs)
+    cdef object dial_in_time(self, Dial dial, tuple args, dict kwargs)
+    cdef int begin_late(self, tuple args) except -1
+    cdef object by_redis(self, object method, int stage, tuple args, dict kwargs)
     cdef Session ready(self, bint check_health)
     cdef bint holds(self) noexcept
     cdef int after_queue(self, Session s) except -1

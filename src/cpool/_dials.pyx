@@ -16,6 +16,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
+from cpool._deadline cimport WAITING, check, due, spend
 from cpool._slots cimport CP_NS_PER_MS, CP_SLOT_NONE, Slots, cp_hist_add, park
 from cpool._wire cimport CP_FOREVER, cp_clock_now, ns_of
 
@@ -110,14 +111,18 @@ cdef class Dials:
 
     cdef int wait_for_turn(self, int64_t patience_ns) except -1:
         cdef uint64_t seen = self.refusals
-        cdef int64_t now = cp_clock_now()
+        cdef int64_t now = cp_clock_now(), since = now
         cdef int64_t until = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
+        until = min(until, due())
         cdef object parker = threading.Lock()
         parker.acquire()
         self.parkers.append(parker)
         try:
             while self.refusals == seen and not self.may_begin(now):
                 if now >= until:
+                    spend(WAITING, since)
+                    since = now
+                    check(WAITING)
                     raise self.too_slow(patience_ns)
                 park(parker, min(until - now, LOOK_NS))
                 now = cp_clock_now()
@@ -125,6 +130,7 @@ cdef class Dials:
                 raise self.error[0](self.error[1])
         finally:
             self.parkers.remove(parker)
+            spend(WAITING, since)
         return 0
 
     def too_slow(self, patience_ns):

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._dials cimport Dials
+from cpool._deadline cimport BEFORE, WAITING, check, due, spend, taken
 from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, generic_delattr, \
     is_patched, watch_dict
 from cpool._session cimport Session
@@ -242,6 +243,7 @@ cdef class PoolBase:
         cdef cp_slot *cell
         cdef int64_t until = 0
         cdef char byte = 0
+        check(BEFORE)
         self.check_fork()
         slots = self.slots
         slot = slots.take()
@@ -314,12 +316,14 @@ cdef class PoolBase:
             now = cp_clock_now()
             if until[0] == 0:
                 until[0] = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
-            slot = slots.wait(until[0], self.waiting_limit)
+            slot = slots.wait(min(until[0], due()), self.waiting_limit)
+            spend(WAITING, now)
             if slot == CP_SLOT_NONE:
+                check(WAITING)
                 raise self._timed_out()
             return slot
         if slots.count(CP_SLOT_CLAIMED):
-            with self._lock:  # idle ones are being closed: they come back in a moment
+            with taken(self._lock):  # idle ones are being closed: they come back in a moment
                 slot = slots.take()
         if slot == CP_SLOT_NONE:
             slots.refused += 1

@@ -3,6 +3,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from cpool._deadline cimport Dial
+
 
 cdef class RetryBase:
     """What the retry object of a connection is made of, beside redis-py's."""
@@ -13,3 +15,4 @@ cdef class RetryBase:
     cdef uint64_t version   # redis-py's, and that of the policy's attributes then
 
     cdef bint is_plain(self) except -1
+    cdef Dial dial(self)

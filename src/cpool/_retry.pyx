@@ -10,6 +10,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._deadline cimport Dial, any_in_force, bounded
 from cpool._gates cimport cp_type_version, dict_version, generic_delattr, watch_dict
 from cpool._session cimport Session
 
@@ -92,7 +93,16 @@ cdef class RetryBase:
             kwargs["is_retryable"] = is_retryable
         if with_failure_count:
             kwargs["with_failure_count"] = True
-        return self.inner.call_with_retry(do, fail, **kwargs)
+        policy = self.inner
+        if any_in_force():
+            policy = bounded(policy, self.dial())
+        return policy.call_with_retry(do, fail, **kwargs)
+
+    cdef Dial dial(self):
+        """What is being dialled through this policy, under a deadline, or None."""
+        if self.connection == NULL or Py_REFCNT(<PyObject *>self.connection) == 0:
+            return None
+        return (<ConnBase>self.connection).dial
 
     def part(self):
         """The connection is gone, or has another policy: be the wrapped one only."""

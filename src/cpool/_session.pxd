@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t
 
+from cpool._deadline cimport Dial
 from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
 from cpool._wire cimport Wire, cp_patience, cp_wire, iovec
 
@@ -51,14 +52,23 @@ cdef class Session:
     cdef bint closed        # nobody is to enter any more
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
+    cdef Dial dial          # while the connection is being opened under a deadline
+    # Of the verb that is going on, where there is a deadline:
+    cdef int64_t began
+    cdef int64_t sent_at    # when all was out; 0: it is not
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
+    cdef int64_t begin(self) except -1
+    cdef int spend(self, int stage) except -1
+    cdef object told(self, object error, int64_t deadline, int stage)
+    cdef object read_failed(self, object error, int64_t deadline)
+    cdef Py_ssize_t received(self) noexcept
     cdef Outbox detach(self)
     cdef int sent(self, Outbox out) except -1
     cdef int flush(self) except -1
-    cdef int flush_by_method(self) except -1
+    cdef int flush_by_method(self, int64_t deadline) except -1
     cdef int take_it_back(self, Outbox out) except -1
     cdef int send_first(self, Sending *sending, Outbox out) except -1
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
@@ -78,7 +88,7 @@ cdef object NOT_QUIET           # the error of an exchange that has found a repl
 
 cdef object from_status(int status, int err)
 cdef object in_use_elsewhere()
-cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns, int64_t deadline) except -1
 cdef bint can_read(Session s, cp_patience *p) except -1
 cdef Session begin_session(object connection, object make_error)
 cdef object packed(list chunks, Py_ssize_t commands, list effects)

@@ -15,14 +15,16 @@ from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_GET_BUFFER
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from cpool._deadline cimport DIALLING, READING, WRITING, Deadline, current, due
 from cpool._resp cimport (
     CP_AGAIN, CP_BIG, CP_E_EOF, CP_E_INTR, CP_E_NOMEM, CP_E_PROTO, CP_E_RTIMEOUT, CP_OK,
     cp_buf_commit, cp_buf_end, cp_buf_head, cp_buf_reserve, cp_buf_room, cp_buf_size,
     cp_scan_request, cp_scan_step, cp_status, raise_protocol_error, Outbox, Packer, Reader,
 )
 from cpool._wire cimport (
-    CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_patience_of, cp_peeked,
-    cp_patience, cp_wire, cp_wire_peek, cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
+    CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_clock_now,
+    cp_patience, cp_patience_is_over, cp_patience_of, cp_peeked, cp_wire, cp_wire_peek,
+    cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
 )
 
 cdef extern from "Python.h":
@@ -120,6 +122,58 @@ cdef class Session:
         self.flags = cp_session_after(self.flags, name, name_len, second, second_len)
         return 0
 
+    cdef int64_t begin(self) except -1:
+        """A verb begins. Returns when it must have ended: see spend() and told()."""
+        cdef int64_t deadline = due()
+        if deadline != CP_FOREVER:
+            self.began = self.sent_at = cp_clock_now()
+        return deadline
+
+    cdef int spend(self, int stage) except -1:
+        """Account for the time of a verb under a deadline so far: in a stage, or in the
+        dialling that it is part of."""
+        cdef Deadline deadline = current()
+        cdef int64_t now = cp_clock_now()
+        if self.dial is not None:
+            self.dial.settle()
+        elif deadline is not None:
+            if stage == READING:
+                deadline.add(WRITING, self.sent_at - self.began)
+                self.began = self.sent_at
+            deadline.add(stage, now - self.began)
+        self.began = self.sent_at = now
+        return 0
+
+    cdef object told(self, object error, int64_t deadline, int stage):
+        """What to raise for the error a verb has ended with: for a timeout, if the deadline
+        has passed, the deadline's own."""
+        cdef Deadline struck = current()
+        from cpool import errors
+
+        if struck is None or deadline == CP_FOREVER:
+            return error
+        self.spend(stage)
+        if cp_clock_now() < deadline or not errors.is_timeout(error):
+            return error
+        return struck.exceeded(DIALLING if self.dial is not None else stage,
+                               self.received() if stage == READING else 0,
+                               self.flags & CP_SESSION_LEAVING != 0)
+
+    cdef object read_failed(self, object error, int64_t deadline):
+        """The same where a read was to follow. A timeout of redis-py's gets a note of how far
+        the reply was."""
+        cdef bint sent = deadline == CP_FOREVER or self.sent_at != 0
+        from cpool import errors
+
+        error = self.told(error, deadline, READING if sent else WRITING)
+        if errors.is_read_timeout(error):
+            errors.note_received(error, self.received())
+        return error
+
+    cdef Py_ssize_t received(self) noexcept:
+        """How many bytes have come of the next reply."""
+        return <Py_ssize_t>(cp_buf_size(&self.reader.buf) + self.reader.big_got)
+
     cdef Outbox detach(self):
         """Take what is to be sent, so that another thread's commands find an outbox of
         their own while it goes out without the GIL."""
@@ -144,12 +198,14 @@ cdef class Session:
         cdef Outbox out
         cdef cp_status st = CP_OK
         cdef int err = 0
+        cdef int64_t deadline
         if self.out.is_empty():
             return 0
+        deadline = self.begin()
         if not self.wire.by_fd:
-            return self.flush_by_method()
+            return self.flush_by_method(deadline)
         out = self.detach()
-        lay_out(&sending, out, self.wire.idle_ns())
+        lay_out(&sending, out, self.wire.idle_ns(), deadline)
         self.users += 1
         try:
             while True:
@@ -162,10 +218,12 @@ cdef class Session:
             self.leave()
             PyMem_RawFree(sending.many)
         if st != CP_OK:
-            raise from_status(st, err)
+            raise self.told(from_status(st, err), deadline, WRITING)
+        if deadline != CP_FOREVER:
+            self.spend(WRITING)
         return self.sent(out)
 
-    cdef int flush_by_method(self) except -1:
+    cdef int flush_by_method(self, int64_t deadline) except -1:
         """The same by the socket's own method."""
         cdef Outbox out = self.detach()
         cdef size_t at = 0
@@ -175,16 +233,19 @@ cdef class Session:
 
         try:
             for i in range(out.count):
-                self.wire.sock.sendall(data[at:out.segments[i].upto])
-                self.wire.sock.sendall(PyMemoryView_FromMemory(
-                    <char *>out.segments[i].data, <Py_ssize_t>out.segments[i].size, PyBUF_READ))
+                self.wire.send_by_method(data[at:out.segments[i].upto], deadline)
+                self.wire.send_by_method(PyMemoryView_FromMemory(
+                    <char *>out.segments[i].data, <Py_ssize_t>out.segments[i].size, PyBUF_READ),
+                    deadline)
                 at = out.segments[i].upto
             if at < <size_t>len(data):
-                self.wire.sock.sendall(data[at:] if at else data)
-        except TimeoutError:
-            raise errors.write_timed_out() from None
+                self.wire.send_by_method(data[at:] if at else data, deadline)
+        except (TimeoutError, errors.Timeout):
+            raise self.told(errors.write_timed_out(), deadline, WRITING) from None
         except OSError as error:
             raise errors.write_error(error) from None
+        if deadline != CP_FOREVER:
+            self.spend(WRITING)
         return self.sent(out)
 
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil:
@@ -201,6 +262,8 @@ cdef class Session:
             st = send_laid_out(&self.wire.raw, sending, err)
             if st != CP_OK:
                 return st
+            if p.deadline != CP_FOREVER:
+                self.sent_at = cp_clock_now()
         while True:
             if cp_buf_reserve(self.inbox, RECV_ROOM_BYTES) != CP_OK:
                 return CP_E_NOMEM
@@ -215,6 +278,8 @@ cdef class Session:
                 return st
             if self.scan.body and self.scan.body_len > BIG_BYTES:
                 return CP_BIG
+            if cp_patience_is_over(p):
+                return CP_E_RTIMEOUT
 
     cdef cp_status pump_by_method(self, cp_patience *p) except *:
         """The same through the socket's methods, one receive at a time."""
@@ -231,7 +296,7 @@ cdef class Session:
         st = reader.scan_step()
         if st == CP_AGAIN and reader.scan.body and reader.scan.body_len > BIG_BYTES:
             return CP_BIG
-        return st
+        return CP_E_RTIMEOUT if st == CP_AGAIN and cp_patience_is_over(p) else st
 
     cdef int fill_big(self, cp_patience *p) except -1:
         """Receive the rest of a large string where it will live, and its CR LF into
@@ -279,6 +344,8 @@ cdef class Session:
                 cp_buf_commit(&reader.buf, got - room)
                 got = room
             reader.big_got += got
+            if cp_patience_is_over(p) and reader.big_got < reader.big_len:
+                raise from_status(CP_E_RTIMEOUT, 0)
         return 0
 
     cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience, bint look):
@@ -301,7 +368,9 @@ cdef class Session:
         try:
             if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
                 out = self.detach()
-                lay_out(&sending, out, p.idle_ns if own_patience else self.wire.idle_ns())
+                lay_out(&sending, out, p.idle_ns if own_patience else self.wire.idle_ns(),
+                        p.deadline)
+                self.sent_at = 0
             return self.receive(decode, p, &sending, out)
         finally:
             self.reading = False
@@ -365,6 +434,7 @@ cdef class Session:
                 st = send_laid_out(&self.wire.raw, sending, &err)
         if st != CP_OK:
             raise from_status(st, err)
+        self.sent_at = cp_clock_now()
         return self.sent(out)
 
     cdef bint has_unread(self) noexcept:
@@ -398,14 +468,14 @@ cdef class Session:
                 and self.out.is_empty() and not self.broken)
 
 
-cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1:
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns, int64_t deadline) except -1:
     """List what goes to the wire: stretches of the buffer and, between them, the large
     arguments where they are. `many` is the caller's to free."""
     cdef iovec *iov = sending.few
     cdef size_t at = 0
     cdef int i, n = 0
     sending.many = NULL
-    sending.patience = cp_patience_of(idle_ns, CP_FOREVER)
+    sending.patience = cp_patience_of(idle_ns, deadline)
     if out.count:
         iov = sending.many = <iovec *>PyMem_RawMalloc((2 * out.count + 1) * sizeof(iovec))
         if iov == NULL:
@@ -490,7 +560,7 @@ cdef bint can_read_by_method(Session s, cp_patience *p) except -1:
     except Exception as error:
         from cpool import errors
 
-        if errors.is_read_timeout(error):
+        if errors.is_timeout(error):
             return False
         raise
     if st == CP_E_EOF:

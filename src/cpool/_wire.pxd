@@ -26,6 +26,7 @@ cdef extern from "cp_clock.h" nogil:
         int64_t until
     cp_patience cp_patience_of(int64_t idle_ns, int64_t deadline)
     int64_t cp_patience_until(cp_patience *p)
+    bint cp_patience_is_over(const cp_patience *p)
 
 
 cdef extern from "cp_wire.h" nogil:
@@ -55,6 +56,8 @@ cdef class Wire:
     cdef int let_go(self) except -1
     cdef int64_t idle_ns(self) except -1
     cdef cp_peeked peek(self, char *byte) noexcept
+    cdef object set_idle(self, int64_t idle_ns)
+    cdef int send_by_method(self, object data, int64_t deadline) except -1
     cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1
     cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1
     cdef bint readable_by_method(self) except -1

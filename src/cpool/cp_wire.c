@@ -82,6 +82,8 @@ cp_wire__poll(int fd, short events, cp_patience *patience, cp_status timeout,
     struct pollfd p = {fd, events, 0};
     int64_t until = cp_patience_until(patience);
     int wait_ms = -1;
+    if (cp_patience_is_over(patience))
+        return timeout;
     if (until != CP_FOREVER) {
         int64_t left = until - cp_clock_now();
         int64_t ms = left <= 0 ? 0 : (left + CP_NS_PER_MS - 1) / CP_NS_PER_MS;
