@@ -17,7 +17,7 @@ except (ImportError, ValueError) as _error:
         unusable.leave(_error)
     raise
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from cpool.errors import ConnectionPoolTimeoutError
+from cpool.errors import ConnectionPoolTimeoutError, IndeterminateResultError
 from cpool.installation import install, uninstall
 from cpool.pool import BlockingConnectionPool, ConnectionPool
 from cpool.sentinel import (
@@ -50,6 +50,7 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "IndeterminateResultError",
     "Pipeline",
     "PoolStats",
     "Redis",

@@ -92,7 +92,11 @@ _POOL_OPTIONS = {
     name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     for init in (ConnectionPool.__init__, Connection.__init__)
     for name, parameter in inspect.signature(init).parameters.items()
-    if name in {"timeout", "max_waiting", "order", "name", "max_bulk_bytes", "max_nesting_depth"}
+    if name
+    in {
+        *("timeout", "max_waiting", "order", "retry_policy", "name"),
+        *("max_bulk_bytes", "max_nesting_depth"),
+    }
 }
 
 
@@ -115,7 +119,7 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
-    `cpool.ConnectionPool` (timeout, max_waiting, order, name, max_bulk_bytes,
+    `cpool.ConnectionPool` (timeout, max_waiting, order, retry_policy, name, max_bulk_bytes,
     max_nesting_depth). With a `connection_pool` of redis-py's it is redis-py's client.
     Thread-safe as redis-py's.
     """

@@ -14,10 +14,12 @@ from redis.exceptions import (
     ConnectionError,
     InvalidResponse,
     MaxConnectionsError,
+    RedisError,
+    ResponseError,
     TimeoutError,
 )
 
-__all__ = ["ConnectionPoolTimeoutError"]
+__all__ = ["ConnectionPoolTimeoutError", "IndeterminateResultError"]
 
 
 class ConnectionPoolTimeoutError(MaxConnectionsError):
@@ -26,6 +28,23 @@ class ConnectionPoolTimeoutError(MaxConnectionsError):
     A `MaxConnectionsError`, so a cluster client re-raises it and does not take
     the node for dead. The pool is unchanged; the call may be made again.
     """
+
+
+class IndeterminateResultError(RedisError):
+    """A command may have been executed: its connection broke before its whole reply came.
+
+    Raised with `retry_policy="safe"` for commands that must not run twice. Neither a
+    `ConnectionError` nor a `TimeoutError`, so nothing takes it for one to be retried;
+    redis-py's own error is its `__cause__`.
+
+    commands: names of the first few commands that were sent; n_commands: how many.
+    sent_bytes, received_bytes: of them, and of their replies.
+    """
+
+    commands: tuple[str, ...] = ()
+    n_commands: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 # The statuses of src/cpool/cp_status.h that a wait for I/O may end with.
@@ -124,3 +143,27 @@ def pool_timeout(text: str, timeout_s: float | None, stats: Any) -> ConnectionPo
 def in_use_elsewhere() -> ConnectionError:
     """Return the error for a second thread that reads from one connection."""
     return ConnectionError("Another thread is reading from this connection")
+
+
+def is_break(error: BaseException) -> bool:
+    """Tell whether an error is one of the connection, and not a reply that says no."""
+    return isinstance(error, (RedisError, OSError)) and not isinstance(
+        error, (ResponseError, IndeterminateResultError)
+    )
+
+
+def indeterminate(
+    commands: list[str], n_commands: int, sent_bytes: int, received_bytes: int
+) -> IndeterminateResultError:
+    """Return the error for commands of which nobody knows whether they were executed."""
+    names = ", ".join(commands) + (", ..." if n_commands > len(commands) else "")
+    what, whose = (names, "its reply") if n_commands == 1 else (
+        f"{n_commands} commands ({names})", "their replies"
+    )
+    error = IndeterminateResultError(
+        f"{what} may have been executed: {sent_bytes} bytes were sent,"
+        f" {received_bytes} bytes of {whose} had come"
+    )
+    error.commands, error.n_commands = tuple(commands), n_commands
+    error.sent_bytes, error.received_bytes = sent_bytes, received_bytes
+    return error

@@ -96,6 +96,13 @@ cdef class Wire:
         """What recv() would find now. Only for a descriptor."""
         return cp_wire_peek(&self.raw, byte)
 
+    cdef int send_by_method(self, object data) except -1:
+        """Send by the socket's own method, which does not tell how much of it went out
+        before an error: all of it counts."""
+        self.raw.sent_bytes += <size_t>len(data)
+        self.sock.sendall(data)
+        return 0
+
     cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1:
         """Receive by the socket's own method. Returns 0 at the end of the stream.
 
@@ -103,12 +110,15 @@ cdef class Wire:
         a would-block that is none, OSError as the socket gave it.
         """
         cdef object before = None
+        cdef Py_ssize_t got
         cdef bint custom = self.gettimeout is not None and p.idle_ns != self.idle_ns()
         if custom:
             before = self.gettimeout()
             self.sock.settimeout(None if p.idle_ns == CP_FOREVER else p.idle_ns / 1e9)
         try:
-            return self.recv_some(to, room)
+            got = self.recv_some(to, room)
+            self.raw.received_bytes += <size_t>got
+            return got
         except WOULD_BLOCK as error:
             raise from_would_block(error, p.idle_ns == 0) from None
         except TimeoutError:
