@@ -76,12 +76,13 @@ class ReplayTable:
 
     def learn_from(self, connection: Any) -> None:
         """Ask the server for its table, unless that is done, or being done elsewhere."""
-        if self._verdicts is not None or not self._asking.acquire(blocking=False):
+        asking = self._asking
+        if self._verdicts is not None or not asking.acquire(blocking=False):
             return
         try:
             self._verdicts = _ask(connection)
         finally:
-            self._asking.release()
+            asking.release()
 
     def judge(self, args: tuple[Any, ...]) -> tuple[str, bool]:
         """Return a command's name, as errors show it, and whether it may run twice."""
@@ -115,7 +116,7 @@ def _ask(connection: Any) -> dict[str, Verdict] | None:
         return None
     except ResponseError:
         return {}
-    return verdicts_of(reply)
+    return verdicts_of(reply) if isinstance(reply, list) else {}
 
 
 def verdicts_of(entries: Iterable[Any]) -> dict[str, Verdict]:

@@ -10,7 +10,7 @@ from cpool import arguments
 from tests.support.signatures import keywords_of, redis_py_is_the_newest
 
 LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
-OPTIONS = {"timeout", "max_waiting", "order", "name"}
+OPTIONS = {"timeout", "max_waiting", "order", "retry_policy", "name"}
 # What redis-py's pools take out of their keywords before they hand them on.
 OF_POOLS = {"cache", "cache_config", "ssl"}
 BY_POSITION = {

@@ -35,6 +35,7 @@ POOL_OPTIONS: dict[str, Any] = {
     "timeout": 2,
     "max_waiting": 3,
     "order": "fifo",
+    "retry_policy": "safe",
     "name": "mine",
     "max_bulk_bytes": 1000,
     "max_nesting_depth": 5,
