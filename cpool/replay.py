@@ -86,13 +86,13 @@ class ReplayTable:
 
     def judge(self, args: tuple[Any, ...]) -> tuple[str, bool]:
         """Return a command's name, as errors show it, and whether it may run twice."""
-        name, *words = (_text(args[0]).split() if args else []) or [""]
-        name = name.lower()
+        given = args[0] if args else ""
+        name, *words = _text(given).lower().split() or [""]
         words += args[1:]
         verdicts = self._verdicts or {}
         verdict = True if name in ALWAYS else verdicts.get(name, False)
         if verdict is not _BY_ITS_WORDS:
-            return self._keep(args[0], name, verdict)
+            return self._keep(given, name, verdict)
         if name == "set":
             return "SET", _is_plain_set(words)
         subcommand = f"{name}|{_text(words[0]).lower() if words else ''}"

@@ -165,11 +165,12 @@ cdef class Session:
 
     cdef bint may_have_run(self) noexcept:
         """Whether a replay of what is in flight could do twice what may be done once only.
-        One whose reply has come, be it an error that ends the session, did not run or is
-        known to have run; of many, those before it did."""
+        Of one command whose reply has come, be it an error that ends the session, the
+        outcome is known; of many, those before that reply have run."""
         return (self.in_flight is not None and self.in_flight.harmful
                 and self.wire.raw.sent_bytes != self.in_flight.sent_before
-                and (self.owed > 0 or (self.taken and self.in_flight.count > 1)))
+                and (self.owed > 0 or self.flags & CP_SESSION_OPEN != 0
+                     or (self.taken and self.in_flight.count > 1)))
 
     cdef Outbox detach(self):
         """Take what is to be sent, so that another thread's commands find an outbox of
