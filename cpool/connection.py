@@ -27,12 +27,12 @@ from cpool.standin import StandIn
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from cpool.replay import ReplayTable
     from cpool.arguments import (
         TCPConnectionArguments,
         TLSConnectionArguments,
         UnixConnectionArguments,
     )
+    from cpool.replay import ReplayTable
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 

@@ -157,8 +157,10 @@ def indeterminate(
 ) -> IndeterminateResultError:
     """Return the error for commands of which nobody knows whether they were executed."""
     names = ", ".join(commands) + (", ..." if n_commands > len(commands) else "")
-    what, whose = (names, "its reply") if n_commands == 1 else (
-        f"{n_commands} commands ({names})", "their replies"
+    what, whose = (
+        (names, "its reply")
+        if n_commands == 1
+        else (f"{n_commands} commands ({names})", "their replies")
     )
     error = IndeterminateResultError(
         f"{what} may have been executed: {sent_bytes} bytes were sent,"

@@ -87,10 +87,13 @@ def transport(name: str, server: TLSServer, directory: Path) -> Iterator[Any]:
     address = (server.server.host, server.server.port)
     if name == "unix":
         with UnixFaultProxy(address, directory / "proxy.sock") as proxy:
-            yield proxy, {
-                "connection_class": cpool.UnixDomainSocketConnection,
-                "path": proxy.path,
-            }
+            yield (
+                proxy,
+                {
+                    "connection_class": cpool.UnixDomainSocketConnection,
+                    "path": proxy.path,
+                },
+            )
         return
     by_tls = name == "tls"
     with FaultProxy((server.host, server.port) if by_tls else address, not by_tls) as proxy:

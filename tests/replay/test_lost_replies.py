@@ -40,9 +40,7 @@ def test_redis_pys_policy_is_what_redis_py_does(redis_server: EmbeddedServer) ->
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("side", SAFE)
-def test_a_thousand_faults_execute_nothing_twice(
-    redis_server: EmbeddedServer, side: str
-) -> None:
+def test_a_thousand_faults_execute_nothing_twice(redis_server: EmbeddedServer, side: str) -> None:
     check_safe(count(side, redis_server, MANY, seed=6), MANY)
 
 

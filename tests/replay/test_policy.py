@@ -424,7 +424,10 @@ class OneMaster:
 @pytest.mark.parametrize("make_client", [redis.Redis, cpool.Redis])
 def test_a_connection_of_sentinels_tells_it_too(proxy: FaultProxy, make_client: Any) -> None:
     pool = cpool.SentinelConnectionPool(
-        "mymaster", OneMaster(proxy), retry=no_wait(), retry_policy="safe"  # type: ignore
+        "mymaster",
+        OneMaster(proxy),
+        retry=no_wait(),
+        retry_policy="safe",  # type: ignore
     )
     client = make_client.from_pool(pool)
     assert client.ping()
@@ -440,7 +443,10 @@ def test_a_master_that_steps_down_within_a_batch() -> None:
     readonly = b"-READONLY You can't write against a read only replica.\r\n"
     with fake(INCRBY=b":1\r\n", SET=readonly) as server:
         pool = cpool.SentinelConnectionPool(
-            "mymaster", OneMaster(server), retry=no_wait(), retry_policy="safe"  # type: ignore
+            "mymaster",
+            OneMaster(server),
+            retry=no_wait(),
+            retry_policy="safe",  # type: ignore
         )
         pipe = redis.Redis.from_pool(pool).pipeline(transaction=False)
         with pytest.raises(IndeterminateResultError):
