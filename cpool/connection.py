@@ -113,6 +113,10 @@ class JoinedRetry(_retry.RetryBase, Retry):
     def __init__(self) -> None:
         """Made by its connection only; the state is the wrapped Retry's."""
 
+
+class GuardedRetry(JoinedRetry):
+    """A Retry of any class, or what somebody uses as one, which some errors pass by."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.joined_inner, name)
 
@@ -162,7 +166,7 @@ class _ConnectionMixin(_conn.ConnBase):
     def _join_retry(self, inner: Any) -> Any:
         """The view of a retry policy that reading `retry` gives."""
         if self._replays is not None:
-            return _retry.bind_retry(JoinedRetry(), self, inner, ENDS_RETRIES)
+            return _retry.bind_retry(GuardedRetry(), self, inner, ENDS_RETRIES)
         if type(inner) is not Retry or "call_with_retry" in vars(inner):
             return inner
         return _retry.bind_retry(JoinedRetry(), self, inner)

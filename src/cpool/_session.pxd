@@ -66,7 +66,7 @@ cdef class Session:
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
-    cdef InFlight in_flight # None: nobody asks whether a replay is harmless
+    cdef InFlight in_flight  # None: nobody asks whether a replay is harmless
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1

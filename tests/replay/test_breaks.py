@@ -142,5 +142,6 @@ def test_nothing_harmful_runs_twice_and_nothing_harmless_fails(
     else:
         assert ran == (step in (after_the_send, in_mid_reply))
         assert error.sent_bytes > 0
-        assert error.received_bytes == (step is in_mid_reply and not by_tls)
+        if step is not in_mid_send:  # MULTI may be answered while the rest goes out
+            assert error.received_bytes == (step is in_mid_reply and not by_tls)
         assert isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))

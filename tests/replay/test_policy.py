@@ -18,7 +18,7 @@ from redis.retry import Retry
 import cpool
 from cpool import IndeterminateResultError
 from cpool.tools.servers import EmbeddedServer
-from tests.client.support import asked
+from tests.client.support import HAS_RECONNECT, asked
 from tests.connection.fakeserver import CLOSE, FakeServer
 from tests.pool.support import StubConnection
 from tests.replay import tables
@@ -303,7 +303,9 @@ def test_a_refused_password_is_tried_once(make_retry: Any, client_on: Any) -> No
                 client.ping()
             counts[name] = asked(server, "HELLO") + asked(server, "AUTH")
             assert "secret" not in str(caught.value)
-    assert counts == {"redis-py": 11, "like redis-py": 11, "safe": 1}
+    theirs = counts["redis-py"]  # 1 before redis-py 7, which retried no handshake
+    assert counts == {"redis-py": theirs, "like redis-py": theirs, "safe": 1}
+    assert theirs == 11 or not HAS_RECONNECT
 
 
 def test_a_password_that_is_refused_later_ends_the_retries(client_on: Any) -> None:
