@@ -188,7 +188,8 @@ class _ConnectionMixin(_conn.ConnBase):
 
     def _begin_guard(self) -> None:
         try:
-            self._replays.learn_from(self)  # type: ignore[union-attr]
+            if not self._connect_callbacks:  # they may have subscribed: no time for questions
+                self._replays.learn_from(self)  # type: ignore[union-attr]
             self.guard(self._replays)
         except BaseException:
             self.disconnect()

@@ -33,6 +33,7 @@ _SET_FLAGS = frozenset({"KEEPTTL"})
 # What a command that touches no key may not be, or it does something elsewhere.
 _EFFECTS = frozenset("write admin pubsub may_replicate noscript blocking movablekeys".split())
 _FLAGS, _FIRST_KEY, _CATEGORIES, _SUBCOMMANDS = 2, 3, 6, 9  # fields of an entry of COMMAND
+_LONGEST_NAME = 40  # that an error shows
 _BY_ITS_WORDS = None  # a verdict: the words behind the name decide
 
 Verdict = bool | None
@@ -101,7 +102,7 @@ class ReplayTable:
         return shown.upper(), bool(verdicts.get(subcommand, False))
 
     def _keep(self, given: Any, name: str, verdict: bool) -> tuple[str, bool]:
-        judged = name.upper(), verdict
+        judged = name[:_LONGEST_NAME].upper() or "bytes that are no command", verdict
         if given == judged[0] and self._verdicts is not None and name in self._verdicts:
             self.known[given] = judged
         return judged
@@ -160,4 +161,4 @@ def _is_plain_set(words: list[Any]) -> bool:
 def _text(word: Any) -> str:
     if isinstance(word, (bytes, bytearray, memoryview)):
         return bytes(word).decode("latin-1")
-    return str(word)
+    return word if isinstance(word, str) else str(word)

@@ -359,6 +359,21 @@ def test_a_subscriber_reconnects(proxy: FaultProxy, fresh_db: EmbeddedServer) ->
     client.connection_pool.disconnect()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_subscriber_that_reconnects_asks_no_questions(
+    proxy: FaultProxy, fresh_db: EmbeddedServer, protocol: int
+) -> None:
+    """The answer would be taken for, or take, a confirmation."""
+    client = cpool.Redis.from_pool(pool_on(proxy, protocol=protocol))
+    with client.pubsub() as pubsub:
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=10)["type"] == "subscribe"
+        client.connection_pool._replays._verdicts = None  # as if another was asking still
+        proxy.reset_connections()
+        assert pubsub.get_message(timeout=10)["type"] == "subscribe"
+    client.connection_pool.disconnect()
+
+
 def test_a_health_check_may_be_repeated(client_on: Any) -> None:
     with fake(PING=Turns(b"+PONG\r\n", CLOSE, b"+PONG\r\n"), INCRBY=b":1\r\n") as server:
         client = client_on(server, health_check_interval=0.0001)
@@ -384,7 +399,7 @@ def test_bytes_that_are_no_commands_may_be_anything(proxy: FaultProxy) -> None:
     connection = pool_on(proxy).get_connection()
     proxy.replies.cut_after(0)
     connection.send_packed_command([b"INCR n\r\n"])
-    with pytest.raises(IndeterminateResultError):
+    with pytest.raises(IndeterminateResultError, match="^bytes that are no command may have"):
         connection.read_response()
 
 

@@ -75,6 +75,7 @@ def test_what_reads_connects_or_overwrites_may_run_twice(
 def test_what_changes_something_may_not_run_twice(table: replay.ReplayTable, name: str) -> None:
     for args in ((name, "key", "1"), (*name.split(), "key"), (name.lower().encode(),)):
         assert table.judge(args)[1] is False
+    assert len(table.judge(("n" * 1000,))[0]) < 50
 
 
 @pytest.mark.parametrize("server", NEW)
