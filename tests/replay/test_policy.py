@@ -87,6 +87,11 @@ def pool_on(server: Any, **options: Any) -> cpool.ConnectionPool:
     return cpool.ConnectionPool(**given)
 
 
+def be_impatient(connection: Any) -> None:
+    """Let a connection wait for next to nothing, now that it is open."""
+    connection._sock.settimeout(0.01)
+
+
 # The option
 
 
@@ -188,8 +193,9 @@ def test_the_error_survives_pickling(proxy: FaultProxy) -> None:
 
 
 def test_a_timeout_is_told_like_a_break(client_on: Any, proxy: Any) -> None:
-    client = client_on(proxy, socket_timeout=0.2)
+    client = client_on(proxy)
     client.ping()
+    be_impatient(client.connection_pool._available_connections[0])
     proxy.replies.stall()
     with pytest.raises(IndeterminateResultError) as caught:
         client.incr("n")
@@ -220,6 +226,19 @@ def test_of_a_batch_that_was_refused_half_way_nothing_is_tried_again(client_on: 
             pipe.incr("n").setnx("k", "v").execute()
         assert asked(server, "INCRBY") == 1
     assert type(caught.value.__cause__).__name__ == "BusyLoadingError"
+
+
+def test_the_first_reply_of_a_connection_may_refuse_the_last_of_a_batch(client_on: Any) -> None:
+    with fake(INCRBY=b":1\r\n", SETNX=Turns(LOADING, b":1\r\n")) as server:
+
+        def shake_no_hands(connection: Any) -> None:
+            connection._parser.on_connect(connection)
+
+        client = client_on(server, redis_connect_func=shake_no_hands)
+        client.ping()
+        client.connection_pool.disconnect()
+        with pytest.raises(IndeterminateResultError):
+            client.pipeline(transaction=False).incr("n").setnx("k", "v").execute()
 
 
 def test_a_batch_of_reads_is_tried_again(client_on: Any) -> None:
@@ -334,7 +353,8 @@ def test_a_disconnect_by_another_hand_before_the_read(fresh_db: EmbeddedServer) 
 
 
 def test_polls_and_their_timeouts_are_no_failures(proxy: FaultProxy) -> None:
-    connection = pool_on(proxy, socket_timeout=0.05).get_connection()
+    connection = pool_on(proxy).get_connection()
+    be_impatient(connection)
     proxy.replies.stall()
     connection.send_command("INCR", "n")
     with pytest.raises(TimeoutError):
