@@ -12,6 +12,7 @@ import redis
 from redis.cluster import RedisCluster
 
 import cpool
+from cpool.tools.servers import free_port
 from tests.replay.support import no_wait
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import StartServer, wait_until
@@ -20,12 +21,14 @@ from tests.support.servers import StartServer, wait_until
 @pytest.fixture
 def proxy(start_server: StartServer) -> Iterator[FaultProxy]:
     """Give a proxy that a cluster of one node calls its address."""
-    server = start_server(args=("--cluster-enabled", "yes"))
-    with FaultProxy((server.host, server.port)) as proxy, redis.Redis(port=server.port) as node:
-        node.config_set("cluster-announce-ip", proxy.host)
-        node.config_set("cluster-announce-port", proxy.port)
+    port = free_port()
+    with FaultProxy(("127.0.0.1", port)) as proxy:
+        address = ("--cluster-announce-ip", proxy.host, "--cluster-announce-port", str(proxy.port))
+        start_server(port, ("--cluster-enabled", "yes", *address))
+        node = redis.Redis(port=port)
         node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         wait_until(lambda: node.cluster("info")["cluster_state"] == "ok", "the cluster is up")
+        node.close()
         yield proxy
 
 
