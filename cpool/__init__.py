@@ -19,7 +19,12 @@ except (ImportError, ValueError) as _error:
 from cpool.blocking_pool import BlockingConnectionPool
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.deadlines import deadline
-from cpool.errors import ConnectionPoolTimeoutError, DeadlineExceededError, PoolClosedError
+from cpool.errors import (
+    ConnectionPoolTimeoutError,
+    DeadlineExceededError,
+    IndeterminateResultError,
+    PoolClosedError,
+)
 from cpool.installation import install, uninstall
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
@@ -54,6 +59,7 @@ __all__ = [
     "ConnectionPoolTimeoutError",
     "DeadlineExceededError",
     "Distribution",
+    "IndeterminateResultError",
     "Pipeline",
     "PoolClosedError",
     "PoolStats",

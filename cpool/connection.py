@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis._parsers.socket import SocketBuffer
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import AuthenticationError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
 from cpool import _conn, _deadline, _resp, _retry, _session
+from cpool.errors import IndeterminateResultError
 from cpool.originals import original
 from cpool.standin import StandIn
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         TLSConnectionArguments,
         UnixConnectionArguments,
     )
+    from cpool.replay import ReplayTable
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -114,6 +116,13 @@ class JoinedRetry(_retry.RetryBase, Retry):
         """Made by its connection only; the state is the wrapped Retry's."""
 
 
+class GuardedRetry(JoinedRetry):
+    """A Retry of any class, or what somebody uses as one, which some errors pass by."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.joined_inner, name)
+
+
 @functools.cache
 def _weakly_connected(handler_class: type) -> type:
     """Return a handler's class whose `connection` is no reference that counts."""
@@ -128,8 +137,14 @@ def _weakly_connected(handler_class: type) -> type:
     return type(handler_class.__name__, (handler_class,), names)
 
 
+# Under retry_policy="safe", whatever the Retry and its errors are.
+ENDS_RETRIES = (AuthenticationError, IndeterminateResultError)
+
+
 class _ConnectionMixin(_conn.ConnBase):
     """What the three connection classes add to redis-py's."""
+
+    _replays: ReplayTable | None = None
 
     def _set_limits(
         self,
@@ -152,9 +167,35 @@ class _ConnectionMixin(_conn.ConnBase):
 
     def _join_retry(self, inner: Any) -> Any:
         """The view of a retry policy that reading `retry` gives."""
+        if self._replays is not None:
+            return _retry.bind_retry(GuardedRetry(), self, inner, ENDS_RETRIES)
         if type(inner) is not Retry or "call_with_retry" in vars(inner):
             return inner
         return _retry.bind_retry(JoinedRetry(), self, inner)
+
+    def guard_replays(self, table: ReplayTable) -> None:
+        """Let nothing be sent again from now on that this table does not allow."""
+        if self._replays is not table:
+            self._replays = table
+            self.retry = self.retry  # to be joined anew
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Connect as redis-py does, and learn which commands may be sent again."""
+        dials = self._replays is not None and self._sock is None
+        if dials:
+            self.guard(None)
+        super().connect_check_health(*args, **kwargs)
+        if dials:
+            self._begin_guard()
+
+    def _begin_guard(self) -> None:
+        try:
+            if not self._connect_callbacks:  # they may have subscribed: no time for questions
+                self._replays.learn_from(self)  # type: ignore[union-attr]
+            self.guard(self._replays)
+        except BaseException:
+            self.disconnect()
+            raise
 
     def update_parser_timeout(self, timeout: float | None = None) -> None:
         """Do nothing where the compiled reader is at work: it asks the socket."""

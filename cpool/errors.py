@@ -17,10 +17,16 @@ from redis.exceptions import (
     InvalidResponse,
     MaxConnectionsError,
     RedisError,
+    ResponseError,
     TimeoutError,
 )
 
-__all__ = ["ConnectionPoolTimeoutError", "DeadlineExceededError", "PoolClosedError"]
+__all__ = [
+    "ConnectionPoolTimeoutError",
+    "DeadlineExceededError",
+    "IndeterminateResultError",
+    "PoolClosedError",
+]
 
 
 class ConnectionPoolTimeoutError(MaxConnectionsError):
@@ -132,6 +138,23 @@ def is_deadline_error(error: BaseException | None) -> bool:
 def note_received(error: BaseException, n_bytes: int) -> None:
     """Say on a timeout of redis-py's how far the reply was, where Python can."""
     add_note(error, _come(n_bytes))
+
+
+class IndeterminateResultError(RedisError):
+    """A command may have been executed: its connection broke before its whole reply came.
+
+    Raised with `retry_policy="safe"` for commands that must not run twice. Neither a
+    `ConnectionError` nor a `TimeoutError`, so nothing takes it for one to be retried;
+    redis-py's own error is its `__cause__`.
+
+    commands: names of the first few commands that were sent; n_commands: how many.
+    sent_bytes, received_bytes: of them, and of their replies.
+    """
+
+    commands: tuple[str, ...] = ()
+    n_commands: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 # The statuses of src/cpool/cp_status.h that a wait for I/O may end with.
@@ -321,3 +344,30 @@ def is_break(error: BaseException) -> bool:
 def in_use_elsewhere() -> ConnectionError:
     """Return the error for a second thread that reads from one connection."""
     return ConnectionError("Another thread is reading from this connection")
+
+
+def leaves_unknown(error: BaseException) -> bool:
+    """Tell whether an error ended the connection, and is no reply that says no. A deadline's
+    stays what it is: nobody tries again after it."""
+    return isinstance(error, (RedisError, OSError)) and not isinstance(
+        error, (ResponseError, IndeterminateResultError, DeadlineExceededError)
+    )
+
+
+def indeterminate(
+    commands: list[str], n_commands: int, sent_bytes: int, received_bytes: int
+) -> IndeterminateResultError:
+    """Return the error for commands of which nobody knows whether they were executed."""
+    names = ", ".join(commands) + (", ..." if n_commands > len(commands) else "")
+    what, whose = (
+        (names, "its reply")
+        if n_commands == 1
+        else (f"{n_commands} commands ({names})", "their replies")
+    )
+    error = IndeterminateResultError(
+        f"{what} may have been executed: {sent_bytes} bytes were sent,"
+        f" {received_bytes} bytes of {whose} had come"
+    )
+    error.commands, error.n_commands = tuple(commands), n_commands
+    error.sent_bytes, error.received_bytes = sent_bytes, received_bytes
+    return error

@@ -21,7 +21,7 @@ from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
 from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
 from redis.utils import deprecated_args
 
-from cpool import _conn, _pool, errors, housekeeping, metrics, options
+from cpool import _conn, _pool, errors, housekeeping, metrics, options, replay
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.originals import original
@@ -76,6 +76,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         never); each lives up to a twentieth less, so that they do not all end together.
     max_connecting: how many may dial at a time (None: any number). The others wait for
         their turn or for a connection that comes back, whichever is first.
+    retry_policy: "redis-py" (default) sends whatever failed again, as often as `retry`
+        says; "safe" only what was not sent or may run twice by the server's own table
+        of commands, else IndeterminateResultError; nor is a refused password tried again.
     name: what `stats()` calls the pool.
 
     Thread-safe and fork-safe: a child process begins with no connections.
@@ -114,6 +117,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         timeout: float | None = 0,
         max_waiting: int | None = None,
         order: str = "lifo",
+        retry_policy: str = "redis-py",
         name: str | None = None,
         min_idle: int = 0,
         max_idle_time: float | None = None,
@@ -122,6 +126,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         **connection_kwargs: Any,
     ) -> None:
         self._order = options.one_of("order", order, ("lifo", "fifo"))
+        self._replays = replay.table_of(retry_policy, connection_class)
         self.name: str | None = options.text_or_none("name", name)
         self.timeout = timeout
         self.max_waiting = max_waiting
@@ -190,6 +195,11 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._set_max_waiting(self._max_waiting)
 
     @property
+    def retry_policy(self) -> str:
+        """What may be sent again after an error: "redis-py" or "safe"."""
+        return "redis-py" if self._replays is None else "safe"
+
+    @property
     def max_connections(self) -> int:
         """How many connections the pool may hold. A lower limit closes none: it holds
         for new connections, as redis-py's does."""
@@ -219,6 +229,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Begin anew in a child. Its locks may have been held when it was born."""
         self._fork_lock = threading.RLock()
         self._lock = threading.RLock()
+        if self._replays is not None:
+            self._replays.after_fork()
         self.reset()
 
     def __del__(self) -> None:
@@ -326,6 +338,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _construct(self) -> Any:
         """Make a connection object; user code, so never under a lock."""
         connection = self.connection_class(**self.connection_kwargs)
+        self._guard_replays(connection)
         cache = getattr(self, "cache", None)
         if cache is not None:
             connection = CacheProxyConnection(connection, cache, self._lock)
@@ -335,6 +348,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _open(self, connection: Any) -> None:
         """Connect a new connection and make sure that it may be lent."""
         started_s = time.monotonic()
+        self._guard_replays(connection)  # a subclass may have made it itself
         if isinstance(connection, _conn.ConnBase):  # it asks for its turn by itself
             self._make_ready(connection)
         else:
@@ -343,6 +357,10 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         metrics.created(self, started_s)
         if self._needs_house_kept():
             housekeeping.watch(self)
+
+    def _guard_replays(self, connection: Any) -> None:
+        if self._replays is not None:
+            replay.guard(connection, self._replays)
 
     def _measured_checkout(self) -> Any:
         """Check out while somebody collects metrics."""

@@ -26,6 +26,8 @@ cdef class ConnBase:
     Fields stand for redis-py's attributes of nearly the same name, which are
     properties over them."""
     cdef Session session            # None: not connected, or not by our parser
+    cdef Session guarded            # the last one in which commands in flight are known,
+                                    # also once it has ended
     cdef object sock                # _sock
     cdef object parser              # _parser
     cdef ParserBase reader          # the same if it is ours, else None
@@ -65,6 +67,8 @@ cdef class ConnBase:
     cdef bint pool_may_skip(self) except -1
     cdef int note_break(self, object error) except -1
     cdef int failed(self, Session s, object error, bint disconnect) except -1
+    cdef bint ends_by(self, object disconnect_on_error) except -1
+    cdef int tell_indeterminate(self, Session s, object error) except -1
     cdef int put_off_health_check(self) except -1
     cdef bint may_fuse(self) except -1
     cdef bint may_begin(self) noexcept

@@ -20,8 +20,8 @@ from cpool._deadline cimport (
 from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, generic_delattr, is_patched
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
-    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, append_bytes, append_packed,
-    begin_session, can_read,
+    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, InFlight, append_bytes,
+    append_packed, begin_session, can_read,
     from_status, packed, effects_of, note_packed,
 )
 from cpool._wire cimport CP_FOREVER, cp_clock_now, cp_patience, cp_patience_of, ns_of
@@ -607,8 +607,11 @@ cdef class ConnBase:
             self.check_health()  # it may dial again: the ledger is the new session's then
         if not isinstance(command, (str, bytes, list)):
             command = list(command)
-        if self.session is not None and not isinstance(command, str):
-            note_packed(self.session, command)
+        s = self.session if self.session is not None else self.guarded
+        if s is not None and not isinstance(command, str):
+            note_packed(s, command)
+            if s.in_flight is not None:
+                s.wire.raw.sent_bytes += <size_t>sum(map(len, command))
         try:
             return self.by_redis(super(ConnBase, self).send_packed_command, WRITING, (command,),
                                  {"check_health": False})
@@ -616,6 +619,9 @@ cdef class ConnBase:
             if self.sock is not None:
                 raise
             raise from_status(CP_E_EOF, 0) from None  # closed by another thread meanwhile
+        except Exception as error:
+            self.tell_indeterminate(s, error)
+            raise
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""
@@ -653,8 +659,9 @@ cdef class ConnBase:
         try:
             s.flush()
         except BaseException as error:
-            self.note_break(error)
             self.disconnect()
+            self.note_break(error)
+            self.tell_indeterminate(s, error)
             raise
         return 0
 
@@ -673,7 +680,7 @@ cdef class ConnBase:
         cdef list chunks = self.packer.pack(*args)
         if type(self.packer) is not Packer:
             return chunks
-        return packed(chunks, 1, effects_of(args))
+        return packed(chunks, [args], 1, effects_of(args))
 
     def pack_commands(self, commands):
         """Encode many commands: a list of bytes-like objects, to be sent as it is."""
@@ -684,7 +691,7 @@ cdef class ConnBase:
         chunks, count = (<Packer>self.packer).pack_many(commands)
         for args in commands:
             effects.extend(effects_of(args))
-        return packed(chunks, count, effects)
+        return packed(chunks, commands, count, effects)
 
     # Reading
 
@@ -706,7 +713,7 @@ cdef class ConnBase:
         try:
             reply = parser.read(s, not disable_decoding, push_request, idle_of(timeout))
         except BaseException as error:
-            self.failed(s, error, disconnect_on_error)
+            self.failed(s, error, self.ends_by(disconnect_on_error))
             raise
         self.put_off_health_check()
         if PyExceptionInstance_Check(reply):
@@ -718,12 +725,38 @@ cdef class ConnBase:
 
     cdef int failed(self, Session s, object error, bint disconnect) except -1:
         """What redis-py does when a read has failed: close, and put the error in words."""
-        self.note_break(error)
-        if disconnect or s.broken:
+        cdef object told = error
+        cdef bint ends = disconnect or s.broken
+        if ends:
             self.disconnect()
+            self.note_break(error)
         if isinstance(error, OSError):
-            raise self.read_error(error) from error
+            told = self.read_error(error)
+            told.__cause__ = error
+        if ends:
+            self.tell_indeterminate(s, told)
+        if told is not error:
+            raise told
         return 0
+
+    cdef bint ends_by(self, object disconnect_on_error) except -1:
+        """Whether an error of a read ends the connection. None is redis-py's sentinel
+        connection where nothing was said: it leaves that to who asked for the command,
+        unless there may be nothing left to ask."""
+        return disconnect_on_error or (disconnect_on_error is None and self.guarded is not None)
+
+    cdef int tell_indeterminate(self, Session s, object error) except -1:
+        """Raise IndeterminateResultError in the place of the error that has ended a session
+        if nobody is to try again what is in flight."""
+        cdef InFlight unknown
+        from cpool import errors
+
+        if s is None or not s.may_have_run() or not errors.leaves_unknown(error):
+            return 0
+        unknown = s.in_flight
+        raise errors.indeterminate(
+            unknown.names, unknown.count, s.wire.raw.sent_bytes - unknown.sent_before,
+            s.wire.raw.received_bytes - unknown.received_before) from error
 
     cdef int put_off_health_check(self) except -1:
         if self.health_interval is not NO_INTERVAL and self.health_interval:
@@ -773,14 +806,20 @@ cdef class ConnBase:
         return reply
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
+        cdef Session s = self.session if self.session is not None else self.guarded
         kwargs = timeout_argument(timeout)
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
         kwargs.update(disable_decoding=disable_decoding, push_request=push_request,
                       disconnect_on_error=disconnect_on_error)
-        if self.session is not None:  # it sees to deadlines itself
-            return super(ConnBase, self).read_response(**kwargs)
-        return self.by_redis(super(ConnBase, self).read_response, READING, (), kwargs)
+        try:
+            if self.session is not None:  # it sees to deadlines itself
+                return super(ConnBase, self).read_response(**kwargs)
+            return self.by_redis(super(ConnBase, self).read_response, READING, (), kwargs)
+        except Exception as error:
+            if self.ends_by(disconnect_on_error):
+                self.tell_indeterminate(s, error)
+            raise
 
     cdef object by_redis(self, object method, int stage, tuple args, dict kwargs):
         """Let redis-py use the socket itself. What a deadline leaves is the socket's timeout
@@ -821,6 +860,24 @@ cdef class ConnBase:
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
         return super(ConnBase, self).can_read(timeout)
+
+    # Replays, see cpool.replay
+
+    def guard(self, table):
+        """From now on, tell by this table what of this session may be sent again; None:
+        nothing of it was sent to do anything but to connect."""
+        self.guarded = None
+        if table is None:
+            return
+        if self.session is None:
+            raise ValueError('"retry_policy" can be "safe" only with a parser of cpool')
+        self.session.in_flight = InFlight(table)
+        self.guarded = self.session
+
+    def raise_if_indeterminate(self, error):
+        """Raise IndeterminateResultError from the error that has ended the connection, if
+        what was sent must not be sent again."""
+        self.tell_indeterminate(self.guarded, error)
 
     # The handshake, see cpool.connection
 

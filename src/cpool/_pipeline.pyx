@@ -214,6 +214,7 @@ cdef class Batch:
 
     cdef int accept(self, object reply) except -1:
         """Enter a reply into the ledger; one that ends the connection is raised."""
+        self.session.taken = True
         self.parser.account(self.session, reply)
         self.replies.append(reply)
         return 0

@@ -29,6 +29,27 @@ def set_original(call_with_retry):
     ORIGINAL_CALL = call_with_retry
 
 
+@cython.internal
+@cython.final
+cdef class Ending:
+    """Attempts, until an error that no policy is to see: it gets the attempts themselves
+    as their result then."""
+    cdef object do
+    cdef tuple errors
+    cdef object error
+
+    def __cinit__(self, do, tuple errors):
+        self.do = do
+        self.errors = errors
+
+    def __call__(self):
+        try:
+            return self.do()
+        except self.errors as error:
+            self.error = error
+            return self
+
+
 cdef class RetryBase:
     """A connection's retry policy, through which a command is sent and read at once.
 
@@ -88,6 +109,7 @@ cdef class RetryBase:
 
     def by_policy(self, do, fail, is_retryable, with_failure_count):
         """The wrapped policy's own call, with the arguments its version knows."""
+        cdef Ending ending
         kwargs = {}
         if is_retryable is not None:
             kwargs["is_retryable"] = is_retryable
@@ -96,7 +118,17 @@ cdef class RetryBase:
         policy = self.inner
         if any_in_force():
             policy = bounded(policy, self.dial())
-        return policy.call_with_retry(do, fail, **kwargs)
+        if not self.final:
+            return policy.call_with_retry(do, fail, **kwargs)
+        ending = Ending(do, self.final)
+        result = policy.call_with_retry(ending, fail, **kwargs)
+        if result is not ending:
+            return result
+        error, ending.error = ending.error, None
+        try:
+            raise error
+        finally:
+            error = None  # no reference cycle through the traceback
 
     cdef Dial dial(self):
         """What is being dialled through this policy, under a deadline, or None."""
@@ -195,8 +227,10 @@ cdef class Replay:
             else self.do()
 
 
-def bind_retry(RetryBase retry, ConnBase connection, inner):
-    """Join a retry object to a connection; the reference back is not counted."""
+def bind_retry(RetryBase retry, ConnBase connection, inner, tuple final=()):
+    """Join a retry object to a connection; the reference back is not counted. final:
+    errors that end the retries."""
     retry.inner = inner
+    retry.final = final
     retry.connection = <void *>connection
     return retry

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The session: one socket's life, its buffers and its ledger. Layer 3."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from cpool._deadline cimport Dial
 from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
@@ -31,6 +31,20 @@ cdef enum:
     BIG_BYTES = 65536
 
 
+cdef class InFlight:
+    """The commands entered since the ledger was last at zero: one, a pipeline or a
+    transaction. To replay any of them is to replay all."""
+    cdef object table           # judge(args) -> (name, whether it may run twice)
+    cdef dict known             # what it has said of names that decide alone
+    cdef list names             # of the first few
+    cdef Py_ssize_t count
+    cdef bint harmful           # one of them must not run twice
+    cdef uint64_t sent_before, received_before  # the wire's counts when they began
+
+    cdef int begin(self, cp_wire *wire) except -1
+    cdef int add(self, tuple args) except -1
+
+
 cdef class Session:
     """From connect to disconnect: everything that belongs to one socket.
 
@@ -57,6 +71,7 @@ cdef class Session:
     cdef int64_t began
     cdef int64_t sent_at    # when all was out; 0: it is not
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
+    cdef InFlight in_flight  # None: nobody asks whether a replay is harmless
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
@@ -65,6 +80,8 @@ cdef class Session:
     cdef object told(self, object error, int64_t deadline, int stage)
     cdef object read_failed(self, object error, int64_t deadline)
     cdef Py_ssize_t received(self) noexcept
+    cdef int note_in_flight(self, object requests) except -1
+    cdef bint may_have_run(self) noexcept
     cdef Outbox detach(self)
     cdef int sent(self, Outbox out) except -1
     cdef int flush(self) except -1
@@ -91,7 +108,7 @@ cdef object in_use_elsewhere()
 cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns, int64_t deadline) except -1
 cdef bint can_read(Session s, cp_patience *p) except -1
 cdef Session begin_session(object connection, object make_error)
-cdef object packed(list chunks, Py_ssize_t commands, list effects)
+cdef object packed(list chunks, list requests, Py_ssize_t commands, list effects)
 cdef list effects_of(object args)
 cdef list note_packed(Session s, object command)
 cdef int append_packed(Session s, object command) except -1

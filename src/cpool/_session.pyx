@@ -33,6 +33,8 @@ cdef extern from "Python.h":
 cdef enum:
     # How much room a recv() gets at least.
     RECV_ROOM_BYTES = 16384
+    # How many of the commands in flight are remembered by name.
+    FEW = 5
 
 
 class NotQuiet(Exception):
@@ -45,7 +47,7 @@ cdef object NOT_QUIET = NotQuiet
 class Packed(list):
     """Packed commands that know how many they are, for the ledger."""
 
-    __slots__ = ("commands", "chunks", "effects")
+    __slots__ = ("commands", "chunks", "effects", "requests")
 
 
 cdef object from_status(int status, int err):
@@ -59,6 +61,36 @@ cdef object in_use_elsewhere():
     from cpool import errors
 
     return errors.in_use_elsewhere()
+
+
+@cython.final
+cdef class InFlight:
+    def __cinit__(self, table):
+        self.table = table
+        self.known = table.known
+        self.names = []
+
+    cdef int begin(self, cp_wire *wire) except -1:
+        self.names = []
+        self.count = 0
+        self.harmful = False
+        self.sent_before = wire.sent_bytes
+        self.received_before = wire.received_bytes
+        return 0
+
+    cdef int add(self, tuple args) except -1:
+        cdef object name = args[0] if args else ""
+        cdef tuple said = None
+        if type(name) is str:
+            said = self.known.get(name)
+        if said is None:
+            said = self.table.judge(args)
+        self.count += 1
+        if len(self.names) < FEW:
+            self.names.append(said[0])
+        if not said[1]:
+            self.harmful = True
+        return 0
 
 
 @cython.final
@@ -102,6 +134,8 @@ cdef class Session:
             args = self.packer.plain(args)
             out = self.out  # Python code may have let another thread send it
             self.packer.append(out, args)
+        if self.in_flight is not None:
+            self.note_in_flight((args,))
         return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
 
     cdef int note_request(self, const char *data, size_t size) except -1:
@@ -173,6 +207,24 @@ cdef class Session:
     cdef Py_ssize_t received(self) noexcept:
         """How many bytes have come of the next reply."""
         return <Py_ssize_t>(cp_buf_size(&self.reader.buf) + self.reader.big_got)
+
+    cdef int note_in_flight(self, object requests) except -1:
+        """Remember commands, given by their arguments, before the ledger counts them. A
+        transaction is one with what was queued in it."""
+        if self.owed == 0 and not self.flags & CP_SESSION_MULTI:
+            self.in_flight.begin(&self.wire.raw)
+        for args in requests:
+            self.in_flight.add(args)
+        return 0
+
+    cdef bint may_have_run(self) noexcept:
+        """Whether a replay of what is in flight could do twice what may be done once only.
+        Of one command whose reply has come, be it an error that ends the session, the
+        outcome is known; of many, those before that reply have run."""
+        return (self.in_flight is not None and self.in_flight.harmful
+                and self.wire.raw.sent_bytes != self.in_flight.sent_before
+                and (self.owed > 0 or self.flags & CP_SESSION_OPEN != 0
+                     or (self.taken and self.in_flight.count > 1)))
 
     cdef Outbox detach(self):
         """Take what is to be sent, so that another thread's commands find an outbox of
@@ -590,8 +642,9 @@ def packer_of(encoder, bint split_large=False):
     return Packer(encoder.encode, utf8, split_large)
 
 
-cdef object packed(list chunks, Py_ssize_t commands, list effects):
+cdef object packed(list chunks, list requests, Py_ssize_t commands, list effects):
     result = Packed(chunks)
+    result.requests = requests
     result.commands = commands
     result.chunks = len(chunks)
     result.effects = effects
@@ -626,6 +679,8 @@ cdef list note_packed(Session s, object command):
     """Enter packed chunks into the ledger; returns them as a list."""
     cdef list chunks = [command] if isinstance(command, bytes) else list(command)
     if type(command) is Packed and len(command) == command.chunks:
+        if s.in_flight is not None:
+            s.note_in_flight(command.requests)
         s.owed += command.commands
         for effect in command.effects:
             note_name(s, effect)
@@ -666,6 +721,8 @@ cdef int note_opaque(Session s, list chunks) except -1:
     cdef size_t name_len = 0, second_len = 0
     cdef const char *name = NULL
     cdef const char *second = NULL
+    if s.in_flight is not None:
+        s.note_in_flight(requests_of(data))
     while at < size:
         if cp_scan_request(PyBytes_AS_STRING(data) + at, size - at, &length, &name, &name_len,
                            &second, &second_len) != CP_OK:
@@ -675,6 +732,34 @@ cdef int note_opaque(Session s, list chunks) except -1:
         s.flags = cp_session_after(s.flags, name, name_len, second, second_len)
         at += length
     return 0
+
+
+def requests_of(bytes data):
+    """The arguments of commands that are packed; () for what can't be taken apart."""
+    cdef size_t at = 0, length = 0, size = <size_t>len(data)
+    cdef size_t name_len = 0, second_len = 0
+    cdef const char *name = NULL
+    cdef const char *second = NULL
+    requests = []
+    while at < size:
+        if cp_scan_request(PyBytes_AS_STRING(data) + at, size - at, &length, &name, &name_len,
+                           &second, &second_len) != CP_OK:
+            return [*requests, ()]
+        requests.append(words_of(data[at:at + length]))
+        at += length
+    return requests
+
+
+cdef tuple words_of(bytes request):
+    """The words of one packed command that was scanned."""
+    cdef list words = []
+    cdef Py_ssize_t end, size, at = request.find(b"\n") + 1
+    while at < len(request):
+        end = request.find(b"\r\n", at)
+        size = int(request[at + 1:end])
+        words.append(request[end + 2:end + 2 + size])
+        at = end + size + 4
+    return tuple(words)
 
 
 cdef int append_bytes(Outbox out, object data) except -1:

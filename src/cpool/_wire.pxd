@@ -2,7 +2,7 @@
 """The wire's object: one connected socket behind the same few verbs, whether the
 core may use its descriptor or must go through its methods. Layer 2."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef extern from "sys/uio.h" nogil:
@@ -33,6 +33,8 @@ cdef extern from "cp_wire.h" nogil:
     ctypedef struct cp_wire:
         int fd
         int64_t rcvtimeo_ns
+        uint64_t sent_bytes
+        uint64_t received_bytes
     ctypedef enum cp_peeked:
         CP_PEEK_QUIET
         CP_PEEK_DATA
@@ -46,7 +48,7 @@ cdef extern from "cp_wire.h" nogil:
 
 
 cdef class Wire:
-    cdef cp_wire raw        # the descriptor, when by_fd
+    cdef cp_wire raw        # the descriptor, when by_fd; the counts of bytes, always
     cdef bint by_fd         # the core does the I/O, with the GIL released
     cdef object sock        # the Python socket, whoever made it
     cdef object guard       # a file made of the socket: keeps the descriptor open

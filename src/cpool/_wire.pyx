@@ -103,8 +103,11 @@ cdef class Wire:
         a would-block that is none, OSError as the socket gave it.
         """
         cdef object before = self.set_idle(before_deadline(p.idle_ns, p.deadline))
+        cdef Py_ssize_t got
         try:
-            return self.recv_some(to, room)
+            got = self.recv_some(to, room)
+            self.raw.received_bytes += <size_t>got
+            return got
         except WOULD_BLOCK as error:
             raise from_would_block(error, p.idle_ns == 0) from None
         except TimeoutError:
@@ -123,8 +126,10 @@ cdef class Wire:
         return before
 
     cdef int send_by_method(self, object data, int64_t deadline) except -1:
-        """Send all by the socket's own method. Raises what the socket raises."""
+        """Send all by the socket's own method, which does not tell how much of it went out
+        before an error: all of it counts. Raises what the socket raises."""
         cdef object before = NOT_SET
+        self.raw.sent_bytes += <size_t>len(data)
         if deadline != CP_FOREVER:
             before = self.set_idle(before_deadline(self.idle_ns(), deadline))
         try:

@@ -20,6 +20,8 @@
 typedef struct cp_wire {
     int fd;             /* -1: none */
     int64_t rcvtimeo_ns; /* what SO_RCVTIMEO is set to; CP_FOREVER: none; -1: unknown */
+    uint64_t sent_bytes;     /* how many the kernel has taken, since cp_wire_open() */
+    uint64_t received_bytes; /* and given */
 } cp_wire;
 
 typedef enum cp_peeked {
