@@ -37,11 +37,19 @@ class Injected(BaseException):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one command; error: what was raised, if anything was."""
+    """What came of one command; verdict: the nonce and the error, where one was raised.
+
+    The exception itself would keep the frames it went through, and what is borrowed there.
+    """
 
     kind: Literal["right", "failed", "foreign"]
     verdict: Verdict
-    error: Exception | None = None
+    error_class: type[Exception] | None = None
+
+    @property
+    def error_name(self) -> str:
+        """The name of the error's class."""
+        return self.error_class.__name__ if self.error_class else ""
 
 
 def attempt(verb: Verb, client: redis.Redis, nonce: str) -> Outcome:
@@ -49,11 +57,11 @@ def attempt(verb: Verb, client: redis.Redis, nonce: str) -> Outcome:
     try:
         wanted, got = verb(client, nonce)
     except InvalidResponse as error:  # replies out of step
-        return Outcome("foreign", (nonce, error), error)
+        return Outcome("foreign", (nonce, repr(error)), type(error))
     except (RedisError, OSError) as error:
-        return Outcome("failed", (nonce, error), error)
+        return Outcome("failed", (nonce, repr(error)), type(error))
     except Exception as error:  # a callback choked on a reply of the wrong shape
-        return Outcome("foreign", (nonce, error), error)
+        return Outcome("foreign", (nonce, repr(error)), type(error))
     return Outcome("right" if wanted == got else "foreign", (wanted, got))
 
 
@@ -74,7 +82,7 @@ class Tally:
             self.right += 1
         elif outcome.kind == "failed":
             self.failed += 1
-            self.errors[type(outcome.error).__name__] += 1
+            self.errors[outcome.error_name] += 1
         else:
             self.foreign.append(outcome.verdict)
 

@@ -8,24 +8,20 @@ connections, present and future, and counts from the moment it is set.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import struct
-import sys
-import termios
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Literal
+
+from tests.support.unread import wait_until_read
 
 Cut = Literal["close", "reset", "half"]
 WAIT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
-_PIECE_TIMEOUT_S = 1.0
 
 
 def message_end(data: bytes | bytearray, at: int = 0) -> int | None:
@@ -541,33 +537,3 @@ class FaultProxy:
             server.close()
             raise
         return server
-
-
-def wait_until_read(sock: socket.socket) -> None:
-    """Wait until the other end, on this machine, has read all that was sent; bounded."""
-    give_up_s = time.monotonic() + _PIECE_TIMEOUT_S
-    with contextlib.suppress(OSError):
-        unread = _unread_counter(sock)
-        while unread() and time.monotonic() < give_up_s:
-            time.sleep(0.0005)
-
-
-def _unread_counter(sock: socket.socket) -> Callable[[], int]:
-    """Return what counts bytes the other end has not read yet (a unix socket: some measure)."""
-    if sock.family == socket.AF_INET:
-        row = f" {_table_address(sock.getpeername())} {_table_address(sock.getsockname())} "
-        return lambda: _unread_bytes(row)
-    # What is sent to a unix socket stays the sender's until it is read.
-    return lambda: int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-
-
-def _table_address(address: tuple[str, int]) -> str:
-    host = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
-    return f"{host:08X}:{address[1]:04X}"
-
-
-def _unread_bytes(row: str) -> int:
-    for line in Path("/proc/net/tcp").read_text().splitlines():
-        if row in line:
-            return int(line.split()[4].partition(":")[2], 16)
-    return 0
