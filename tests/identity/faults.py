@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import random
 import threading
 import time
@@ -155,6 +156,7 @@ def strike_until(
             if tally.right > right:
                 right, moved_s = tally.right, now_s
             elif now_s > moved_s + STUCK_S:
+                gc.collect()  # where all wait for what is garbage, nobody makes more of it
                 faults.be_patient()
                 moved_s = now_s
             time.sleep(0.001)

@@ -10,7 +10,6 @@ import gc
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,15 @@ import cpool
 from cpool.tools.servers import EmbeddedServer
 from tests.identity.children import exit_status, fork, work
 from tests.identity.faults import Faults, enough_of, strike_until
-from tests.identity.rounds import SHORT_TIMEOUT_S, calm, run_round, timeout_s_for
+from tests.identity.rounds import (
+    HARMLESS,
+    SHORT_TIMEOUT_S,
+    calm,
+    check_after,
+    play,
+    timeout_s_for,
+    unraisable_errors,
+)
 from tests.identity.workload import (
     BOUND_S,
     Injected,
@@ -54,16 +61,12 @@ FAULTS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let exceptions that are thrown in strike finalisers, but nothing else be lost there.
-
-    A socket that redis-py has just made when one strikes is closed by its finaliser.
-    """
-    lost: list[type[BaseException]] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda args: lost.append(args.exc_type))
-    yield
-    gc.collect()
-    assert set(lost) <= {Injected, ResourceWarning}
+def unraisable() -> Iterator[None]:
+    """Let exceptions that are thrown in strike finalisers, but nothing else be lost there."""
+    with unraisable_errors() as lost:
+        yield
+        gc.collect()
+    assert lost <= HARMLESS
 
 
 @pytest.fixture
@@ -90,8 +93,11 @@ def run(
 ) -> Workload:
     """Run the workload under faults until enough has happened; check all that must hold."""
     client = client_of(proxy, socket_timeout=timeout_s_for(kinds), **options)
-    enough = (RIGHT * factor, STRUCK * factor, BOUND_S * factor)
-    return run_round(client, proxy, admin, kinds, seed, *enough)
+    workload = Workload(client, seed)
+    play(workload, proxy, admin, kinds, RIGHT * factor, STRUCK * factor, BOUND_S * factor)
+    assert workload.tally.foreign == []
+    check_after(client.connection_pool)
+    return workload
 
 
 def client_of(proxy: FaultProxy, **options: Any) -> redis.Redis:

@@ -110,7 +110,7 @@ class Workload:
         self.tally = Tally()
         self.handles: list[Any] = []
         self._name = name
-        self._seed = seed
+        self.seed = seed
         self._over = False
         self._left = 0
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class Workload:
 
     def work(self, number: int) -> None:
         """Do one command after the other, whatever is thrown in."""
-        chance = random.Random(f"{self._seed}:{number}")
+        chance = random.Random(f"{self.seed}:{number}")
         serial = 0
         while True:
             try:
@@ -197,12 +197,29 @@ def transaction(client: redis.Redis, nonce: str) -> Verdict:
 
 def watch(client: redis.Redis, nonce: str) -> Verdict:
     key = "w:" + nonce.rpartition(":")[0]
-    with client.pipeline() as pipe:
-        pipe.watch(key)
-        pipe.get(key)
-        pipe.multi()
-        pipe.echo(nonce)
-        return [nonce.encode()], pipe.execute()
+    pipe = client.pipeline()
+    try:
+        with pipe:
+            pipe.watch(key)
+            pipe.get(key)
+            pipe.multi()
+            pipe.echo(nonce)
+            return [nonce.encode()], pipe.execute()
+    finally:
+        if type(pipe) is redis.client.Pipeline:
+            give_back(pipe)
+
+
+def give_back(pipe: redis.client.Pipeline) -> None:
+    """Do what redis-py's reset() leaves out if it is not answered in time.
+
+    Else the connection comes back when garbage is collected: in any thread, the proxy's too,
+    by a finaliser that sends UNWATCH and waits for the reply.
+    """
+    connection, pipe.connection, pipe.watching = pipe.connection, None, False
+    if connection is not None:
+        connection.disconnect()
+        pipe.connection_pool.release(connection)
 
 
 def wait_in_vain(client: redis.Redis, nonce: str) -> Verdict:

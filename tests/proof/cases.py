@@ -6,6 +6,8 @@ which the fault strikes, and another call on that pool when all is calm again.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -222,7 +224,7 @@ def run_case(case: Case) -> Verdict:
     """Let the fault strike and judge what comes of it."""
     proxy = case.route.proxy
     timeout_s = SHORT_TIMEOUT_S if case.fault.late else BOUND_S
-    with _Caller(case.route, case.subject, timeout_s) as caller:
+    with _no_collection(), _Caller(case.route, case.subject, timeout_s) as caller:
         case.fault.strike(proxy, _flow(case.route, case.side), case.place)
         try:
             verdict = Verdict(caller.call())
@@ -231,6 +233,17 @@ def run_case(case: Case) -> Verdict:
         _judge(case, verdict)
         caller.check_next(verdict)
     return verdict
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage in the proxy's threads: the finaliser of a redis-py pipeline that
+    watches sends UNWATCH, and would wait there for the proxy."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _judge(case: Case, verdict: Verdict) -> None:
@@ -248,8 +261,7 @@ class _Caller:
 
     def __init__(self, route: Route, subject: Subject, timeout_s: float) -> None:
         self._proxy = route.proxy
-        self._verb = subject.verb
-        self._warm = subject.warm
+        self._subject = subject
         self._client = make_client(
             cpool.ConnectionPool,
             subject.client_class,
@@ -262,8 +274,10 @@ class _Caller:
         )
 
     def __enter__(self) -> _Caller:
-        if self._warm:
-            self._client.ping()
+        if self._subject.warm:
+            while attempt(echo, self._client, new_nonce()).kind == "failed":
+                pass  # in so short a time it may well fail on a busy machine
+            self._proxy.wait_until(lambda: self._proxy.open_connections == 1, "one connection")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -272,7 +286,7 @@ class _Caller:
 
     def call(self) -> Outcome:
         """Make the call."""
-        return attempt(self._verb, self._client, new_nonce())
+        return attempt(self._subject.verb, self._client, new_nonce())
 
     def check_next(self, verdict: Verdict) -> None:
         """The next call gets its reply, and the slot is neither lost nor shared."""

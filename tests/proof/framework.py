@@ -87,14 +87,15 @@ def watchdog(seconds: float = HANG_S) -> Iterator[None]:
 class Report:
     """What did not hold, and a table at the end."""
 
-    def __init__(self, plain: bool = False) -> None:
+    def __init__(self, plain: bool = False, quiet: bool = False) -> None:
         self.violations: list[str] = []
         self._plain = plain
+        self._shown = 0 if quiet else SHOWN
 
     def violation(self, text: str) -> None:
         """Note something that did not hold; tell the first ones at once."""
         self.violations.append(text)
-        if len(self.violations) <= SHOWN:
+        if len(self.violations) <= self._shown:
             print(f"VIOLATION: {text}", flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Rows) -> None:

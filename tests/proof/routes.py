@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Sites(contextlib.ExitStack):
         super().__init__()
         self._directory = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="proof-")))
         self._certificates = Certificates.make(self._directory)
+        self._trust_nobody_else()
 
     def start(self, binary: str | None = None) -> Site:
         """Start a server. binary: its executable; None: the tests' own."""
@@ -56,6 +58,14 @@ class Sites(contextlib.ExitStack):
         admin = redis.Redis(host=tls.server.host, port=tls.server.port)
         self.callback(admin.close)
         return Site(tls.server, admin, {name: self._route(name, tls) for name in TRANSPORTS})
+
+    def _trust_nobody_else(self) -> None:
+        """redis-py reads the system's authorities for each connection, which takes far longer
+        than the handshake."""
+        names = {"SSL_CERT_FILE": self._certificates.ca, "SSL_CERT_DIR": str(self._directory)}
+        for name in names:
+            self.callback(_restore, name, os.environ.get(name))
+        os.environ.update(names)
 
     def _route(self, transport: str, tls: TLSServer) -> Route:
         if transport == "tcp":
@@ -80,3 +90,10 @@ class Sites(contextlib.ExitStack):
             "port": proxy.port,
             "ssl_ca_certs": self._certificates.ca,
         }
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
