@@ -220,11 +220,11 @@ def _flow(route: Route, side: Side) -> Flow:
     return route.proxy.requests if side == "requests" else route.proxy.replies
 
 
-def run_case(case: Case) -> Verdict:
+def run_case(case: Case, pool_class: Any = cpool.ConnectionPool) -> Verdict:
     """Let the fault strike and judge what comes of it."""
     proxy = case.route.proxy
     timeout_s = SHORT_TIMEOUT_S if case.fault.late else BOUND_S
-    with _no_collection(), _Caller(case.route, case.subject, timeout_s) as caller:
+    with _no_collection(), _Caller(case.route, case.subject, timeout_s, pool_class) as caller:
         case.fault.strike(proxy, _flow(case.route, case.side), case.place)
         try:
             verdict = Verdict(caller.call())
@@ -259,11 +259,17 @@ def _judge(case: Case, verdict: Verdict) -> None:
 class _Caller:
     """A client with one connection at most, whose connections are all gone in the end."""
 
-    def __init__(self, route: Route, subject: Subject, timeout_s: float) -> None:
+    def __init__(
+        self,
+        route: Route,
+        subject: Subject,
+        timeout_s: float,
+        pool_class: Any = cpool.ConnectionPool,
+    ) -> None:
         self._proxy = route.proxy
         self._subject = subject
         self._client = make_client(
-            cpool.ConnectionPool,
+            pool_class,
             subject.client_class,
             max_connections=1,
             timeout=0,
