@@ -181,7 +181,7 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
 
         def __enter__(self: _Client) -> _Client: ...
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # type: ignore[override]  # RESET is a command too
         """Forget the commands and give the connection back, if need be closed."""
         try:
             super().reset()
