@@ -191,7 +191,8 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
             raise
 
     def _give_up_connection(self) -> None:
-        connection, self.connection = self.connection, None
+        connection = self.connection
+        self.connection: Any = None
         self.watching = self.explicit_transaction = False
         if connection is not None:
             connection.disconnect()
