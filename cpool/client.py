@@ -181,6 +181,23 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
 
         def __enter__(self: _Client) -> _Client: ...
 
+    def reset(self) -> None:  # type: ignore[override]  # RESET is a command too
+        """Forget the commands and give the connection back, if need be closed."""
+        try:
+            super().reset()
+        except BaseException:
+            # redis-py's keeps the connection if UNWATCH is not answered in time.
+            self._give_up_connection()
+            raise
+
+    def _give_up_connection(self) -> None:
+        connection = self.connection
+        self.connection: Any = None
+        self.watching = self.explicit_transaction = False
+        if connection is not None:
+            connection.disconnect()
+            self.connection_pool.release(connection)
+
 
 _shown: Any = Redis.__init__
 _shown.__doc__ = _redis_init.__doc__

@@ -62,6 +62,7 @@ cdef class Wire:
     cdef int send_by_method(self, object data, int64_t deadline) except -1
     cdef Py_ssize_t recv_by_method(self, char *to, size_t room, cp_patience *p) except -1
     cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1
+    cdef bint lost_tls(self) except -1
     cdef bint readable_by_method(self) except -1
 
 

@@ -150,12 +150,18 @@ cdef class Wire:
             finally:
                 view.release()
             check_got(got, room)
-            return got
+            return 0 if self.lost_tls() else got
         data = self.sock.recv(room)
         got = PyBytes_GET_SIZE(data)
         check_got(got, room)
         memcpy(to, PyBytes_AS_STRING(data), <size_t>got)
         return got
+
+    cdef bint lost_tls(self) except -1:
+        """Whether another thread has shut a TLS socket down: from then on its recv() gives
+        what still comes as it is, encrypted."""
+        return ssl is not None and isinstance(self.sock, ssl.SSLSocket) \
+            and self.sock.version() is None
 
     cdef bint readable_by_method(self) except -1:
         """Whether recv() would find something (bytes, or the end) at this moment.
