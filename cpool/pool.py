@@ -549,8 +549,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Return what the pool holds at this moment and has done so far."""
         self._tell_reclaimed()
         distributions: dict[str, Any] = {
-            name: Distribution(tuple(counts), sum_s, max_s)
-            for name, (counts, sum_s, max_s) in self._distributions().items()
+            name: Distribution(*found) for name, found in self._distributions().items()
         }
         return PoolStats(name=self._label(), **self._stats(), **distributions)
 

@@ -6,6 +6,7 @@ goes to the underscored methods of cpool.pool.
 import threading
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -554,7 +555,8 @@ cdef class PoolBase:
 
 
 cdef tuple counted(cp_hist *h):
-    return ([h.counts[i] for i in range(CP_HIST_BUCKETS)], h.sum_ns / 1e9, h.max_ns / 1e9)
+    counts = PyBytes_FromStringAndSize(<char *>h.counts, CP_HIST_BUCKETS * sizeof(uint64_t))
+    return tuple(memoryview(counts).cast("Q")), h.sum_ns / 1e9, h.max_ns / 1e9
 
 
 #: Where each bucket of a histogram ends, in seconds.

@@ -137,13 +137,13 @@ FATAL = [
     b"-NOAUTH Authentication required.\r\n",
     b"-ERR max number of clients reached\r\n",
     b"-MASTERDOWN Link with MASTER is down\r\n",
-    b"-READONLY You can't write against a read only replica.\r\n",
     b"-NOSCRIPT No matching script.\r\n",
     b"-ERR invalid password\r\n",
     b"-\r\n",
     b"*1\r\n-LOADING inside\r\n",
     b"*2\r\n-ERR inside\r\n:1\r\n",
 ]
+READ_ONLY = b"-READONLY You can't write against a read only replica.\r\n"
 ODD = [b"nonsense\r\n", b"$x\r\n", b"*-7\r\n", b"$3\r\nabcd\r\n"]
 
 
@@ -159,6 +159,22 @@ def test_error_replies_of_every_class_are_told_alike(transaction: bool, reply: b
                 transaction=transaction,
                 retries=retries,
             )
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_after_read_only_the_next_command_goes_by_a_new_connection(transaction: bool) -> None:
+    """What should be the master is none: redis-py goes on to ask it, our pool dials anew."""
+    replies = in_transaction if transaction else echoes
+    theirs, *ours = (
+        told(kind, lambda: replies(2, READ_ONLY, True), echo_all, transaction=transaction)
+        for kind in KINDS
+    )
+    for one in ours:
+        assert one[:3] == theirs[:3]
+        (*before, after), together = one[3], theirs[3]
+        assert after[-2:] == [b"ECHO", b"after"]
+        if not transaction:  # a transaction that was refused is not asked for again
+            assert [word for words in (*before, after) for word in words] == together[0]
 
 
 @pytest.mark.parametrize("transaction", [False, True])
