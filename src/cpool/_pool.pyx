@@ -501,7 +501,10 @@ cdef class PoolBase:
     def _idle(self):
         """Idle connections, the next to be lent last; claimed ones come first."""
         cdef Slots slots = self.slots
-        return self._in_state(CP_SLOT_CLAIMED) + [slots.conns[n] for n in slots.idle_slots()]
+        cdef list found = self._in_state(CP_SLOT_CLAIMED)
+        for slot in slots.idle_slots():
+            found.append(slots.conns[slot])
+        return found
 
     def _lent(self):
         """Connections that are lent, or being opened or returned."""

@@ -262,13 +262,18 @@ cdef class Packer:
         """The arguments with those encoded already that need Python code for it: it may
         let another thread run, which must not find a command half written."""
         cdef Py_ssize_t i
+        cdef list encoded
         for i in range(1, len(args)):
             if not self.is_plain(args[i]):
-                return args[:1] + tuple([
-                    arg if self.is_plain(arg) or self.encode is None else self.encode(arg)
-                    for arg in args[1:]
-                ])
-        return args
+                break
+        else:
+            return args
+        encoded = [args[0]]
+        for arg in args[1:]:
+            if not self.is_plain(arg) and self.encode is not None:
+                arg = self.encode(arg)
+            encoded.append(arg)
+        return tuple(encoded)
 
     cdef int append(self, Outbox out, tuple args) except -1:
         """Write one command. On an error nothing of it stays in the outbox."""

@@ -663,7 +663,9 @@ cdef list effects_of(object args):
     cdef bytes name = as_bytes(args[0])
     if len(name) < 4:
         return []
-    words = name.split() + [as_bytes(word) for word in args[1:2]]
+    words = name.split()
+    for word in args[1:2]:
+        words.append(as_bytes(word))
     second = words[1] if len(words) > 1 else b""
     for flags in range(CP_SESSION_OPEN):
         if words and session_after(flags, words[0], second) != flags:
