@@ -60,27 +60,38 @@ class Dials:
         self._under_way = 0
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """A socket is being made."""
         with self._lock:
             self.total[self.phase] += 1
             self._under_way += 1
             self.most = max(self.most, self._under_way)
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """It has failed, or the handshake is over."""
         with self._lock:
             self._under_way -= 1
 
 
 def counted(connection_class: Any, dials: Dials) -> Any:
-    """Return a class of connections whose dials are counted."""
+    """Return a class of connections whose dials are counted, from connect() to the end of
+    the handshake: who waits for a turn does not dial yet."""
 
     class Counted(connection_class):
-        def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-            """Connect and shake hands, if that is still to be done."""
-            if self._sock is not None:
-                return
-            with dials:
-                super().connect_check_health(*args, **kwargs)
+        def _connect(self) -> Any:
+            dials.begin()
+            try:
+                return super()._connect()
+            except BaseException:
+                dials.end()
+                raise
+
+        def on_connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+            """Shake hands."""
+            try:
+                super().on_connect_check_health(*args, **kwargs)
+            finally:
+                dials.end()
 
     return Counted
 
