@@ -7,8 +7,10 @@ as nobody has replaced what they would bypass (see src/cpool/_conn.pyx).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
 import socket
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -371,6 +373,15 @@ class SSLConnection(Connection, redis.connection.SSLConnection):
     """A TLS connection: `redis.SSLConnection`, every `ssl_*` option as there.
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Close the connection. The TCP socket first: Python's SSLSocket.shutdown() forgets its
+        TLS session before, and a thread that is sending would go on in plain text."""
+        sock = getattr(self, "_sock", None)
+        if isinstance(sock, socket.socket) and os.getpid() == self.pid:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        super().disconnect(*args, **kwargs)
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:
         if _deadline.is_any_in_force() and type(sock) is socket.socket:

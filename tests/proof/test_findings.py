@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 
 import pytest
 import redis
@@ -32,6 +33,26 @@ def test_what_comes_after_a_shutdown_of_tls_is_not_taken_for_a_reply(
             connection.read_response()
         pool.release(connection)
         assert cpool.Redis(connection_pool=pool).echo("other") == b"other"
+
+
+def test_nothing_is_sent_in_plain_text_while_tls_is_shut_down(
+    tls_server: TLSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSLSocket.shutdown() forgets the session first: what another thread sends at that moment
+    must not reach the wire."""
+    sent = []
+
+    def shutdown(self: ssl.SSLSocket, how: int) -> None:
+        self._sslobj = None
+        with contextlib.suppress(OSError):
+            sent.append(self.send(b"AUTH secret"))
+
+    monkeypatch.setattr(ssl.SSLSocket, "shutdown", shutdown)
+    with contextlib.closing(cpool.ConnectionPool.from_url(tls_server.url)) as pool:
+        connection = pool.get_connection()
+        connection.disconnect()
+        pool.release(connection)
+    assert sent == []
 
 
 def test_a_pipeline_whose_unwatch_is_not_answered_gives_its_connection_back(
