@@ -281,6 +281,10 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
         Returns how many were dialled. Raises what dialling raises. Thread-safe."""
         wanted = options.count_or_none("n", self.min_idle if n is None else n) or 0
+        self._close_stale()
+        return self._dial_ahead(wanted)
+
+    def _dial_ahead(self, wanted: int) -> int:
         dialled = 0
         while self._stats()["idle"] < wanted and self._open_idle():
             dialled += 1
@@ -290,22 +294,25 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _keep_house(self) -> float:
         """Close what has grown stale, dial ahead; return in how many seconds to come again."""
-        next_s = self._close_stale()
+        # What is in use now may be idle, and stale, before anything else calls for a look.
+        ages_s = filter(None, (self._close_stale(), self.max_idle_time, self.max_lifetime))
+        next_s = min(ages_s, default=housekeeping.LONGEST_ROUND_S)
         if not self.min_idle or self.is_closed:
-            return housekeeping.LONGEST_ROUND_S if next_s is None else next_s
+            return next_s
         try:
-            self.prewarm()
+            self._dial_ahead(self.min_idle)
         except (ConnectionError, TimeoutError) as error:  # it is tried again
             _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
-        return min(housekeeping.REFILL_EVERY_S, next_s or housekeeping.REFILL_EVERY_S)
+        return min(housekeeping.REFILL_EVERY_S, next_s)
 
     def _close_stale(self) -> float | None:
         """Close the idle connections that are to be closed; return when the next one is."""
-        slots, stale, next_s = self._take_stale()
-        for slot, connection in stale.items():
-            connection.disconnect()
-            metrics.count(self, idle=-1)
-            self._vacate(slots, slot)
+        with self._lock:  # who finds no connection looks again under it, before he gives up
+            slots, stale, next_s = self._take_stale()
+            for slot, connection in stale.items():
+                connection.disconnect()
+                metrics.count(self, idle=-1)
+                self._vacate(slots, slot)
         return next_s
 
     def _needs_house_kept(self) -> bool:

@@ -80,6 +80,11 @@ cdef class Dials:
         """What the last of the failures was, as text."""
         return None if self.error is None else self.error[1]
 
+    @property
+    def waiting(self):
+        """How many callers wait for their turn."""
+        return len(self.parkers)
+
     cdef int begin(self, int64_t patience_ns) except -1:
         if not self.may_begin(cp_clock_now()):
             self.wait_for_turn(patience_ns)
@@ -103,16 +108,17 @@ cdef class Dials:
         parker.acquire()
         self.parkers.append(parker)
         try:
-            while not self.may_begin(now):
+            while True:
                 if self.refusals != seen:
                     raise self.error[0](self.error[1])
+                if self.may_begin(now):
+                    return 0
                 if now >= until:
                     raise self.too_slow(patience_ns)
                 park(parker, min(until - now, LOOK_NS))
                 now = cp_clock_now()
         finally:
             self.parkers.remove(parker)
-        return 0
 
     def too_slow(self, patience_ns):
         from cpool import errors

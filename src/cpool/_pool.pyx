@@ -293,7 +293,9 @@ cdef class PoolBase:
             return slot
         if self.closed:
             raise self._is_closed()
-        if patience_ns == 0 and slots.dials_full and slots.held() < slots.cells.max:
+        if patience_ns == 0 and (
+                slots.warming > cp_waitq_count(&slots.waiters)
+                or slots.dials_full and slots.held() < slots.cells.max):
             patience_ns = ns_of(self._dial_timeout())
         if patience_ns != 0:
             now = cp_clock_now()
@@ -303,9 +305,8 @@ cdef class PoolBase:
             if slot == CP_SLOT_NONE:
                 raise self._timed_out()
             return slot
-        if slots.count(CP_SLOT_CLAIMED):
-            with self._lock:  # idle ones are being closed: they come back in a moment
-                slot = slots.take()
+        with self._lock:  # idle ones may be being closed: they come back in a moment
+            slot = slots.take()
         if slot == CP_SLOT_NONE:
             slots.refused += 1
             raise self._exhausted()
@@ -341,10 +342,16 @@ cdef class PoolBase:
         slot = slots.take_empty(True)
         if slot == CP_SLOT_NONE:
             return False
-        connection = self.open_in(slots, slot)
+        slots.warming += 1
+        try:
+            connection = self.open_in(slots, slot)
+        finally:
+            slots.warming -= 1
         slots.checkouts -= 1
         slots.rest(cp_slots_at(&slots.cells, slots.number_of(connection)))
         slots.give_back(slots.number_of(connection), connection)
+        if slots.shrinking:  # there may be no room for it any more, or the pool was closed
+            self._close_stale()
         return True
 
     def _take_stale(self):

@@ -105,6 +105,7 @@ cdef class Slots:
     cdef Home home              # what connections and finalisers know of this
     cdef object dials           # the pool's Dials: its connections ask it before they dial
     cdef bint dials_full        # as many dials are under way as may be
+    cdef uint32_t warming       # connections that are dialled ahead, for nobody yet
     cdef bint shrinking         # there may be more connections than cells.max
     cdef bint ageing            # connections grow stale: their cells' `stale` is kept
     cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: any time
@@ -132,6 +133,7 @@ cdef class Slots:
     cdef bint is_too_many(self) noexcept
     cdef tuple take_stale(self)
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept
+    cdef bint is_unconnected(self, uint32_t slot) except -1
     cdef int put_back_all(self, list kept, dict found) except -1
     cdef int64_t oldest_use_ns(self) noexcept
     cdef int adopt(self, uint32_t slot, object connection) except -1

@@ -232,7 +232,8 @@ cdef class Slots:
 
     cdef tuple take_stale(self):
         """Idle connections that are to be closed, by slot, now the caller's: grown stale, of
-        an older generation, or above the limit. In how many seconds the next grows stale.
+        an older generation, not connected, or above the limit. In how many seconds the next
+        grows stale.
 
         No Python code runs while the others are off the list."""
         cdef dict found = {}
@@ -241,7 +242,7 @@ cdef class Slots:
         cdef uint32_t slot = self.take_idle()
         try:
             while slot != CP_SLOT_NONE:
-                if self.is_stale(slot, now):
+                if self.is_stale(slot, now) or self.is_unconnected(slot):
                     found[slot] = self.lend(slot)
                 else:
                     next_ns = min(next_ns, cp_slots_at(&self.cells, slot).stale - now)
@@ -263,6 +264,11 @@ cdef class Slots:
         self.closed_old += now >= cell.retires
         self.closed_idle += now < cell.retires
         return True
+
+    cdef bint is_unconnected(self, uint32_t slot) except -1:
+        """Whether an idle connection of ours is none: dialling it has failed."""
+        cdef object connection = self.conns[slot]
+        return isinstance(connection, ConnBase) and (<ConnBase>connection).sock is None
 
     cdef int put_back_all(self, list kept, dict found) except -1:
         """Put idle slots back in their order, but for the oldest if there are too many."""
