@@ -3,8 +3,9 @@ PYTHON ?= python
 REDIS_PY ?= 8.1.0
 PROTOCOL ?= default
 FUZZ_SECONDS ?= 60
+PROOF_MINUTES ?= 10
 
-.PHONY: help build lint test slow matrix sanitizers fuzz suite package wheels docs demo bench ci
+.PHONY: help build lint test slow matrix sanitizers fuzz proof suite package wheels docs demo bench ci
 
 help:  ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +30,13 @@ sanitizers:  ## the C core's tests under ASan, UBSan and TSan
 
 fuzz:  ## the compiled codec against a reference reader, for FUZZ_SECONDS
 	$(PYTHON) -m tests.fuzz.fuzz_reader --seconds $(FUZZ_SECONDS)
+
+proof:  ## faults, forks, a crash and a soak of PROOF_MINUTES, every reply judged
+	$(PYTHON) -m tests.proof matrix --minutes $(PROOF_MINUTES)
+	$(PYTHON) -m tests.proof soak --minutes $(PROOF_MINUTES)
+	$(PYTHON) -m tests.proof soak --planted-bug --minutes 1
+	$(PYTHON) -m tests.proof forks
+	$(PYTHON) -m tests.proof storm
 
 suite:  ## redis-py's own tests on cpool: REDIS_PY=8.1.0 PROTOCOL=default|2|3|all
 	$(PYTHON) -m tests.redis_suite --redis-py $(REDIS_PY) --protocol $(PROTOCOL)

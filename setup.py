@@ -26,6 +26,7 @@ SANITIZE = os.environ.get("CPOOL_SANITIZE", "")
 # Which C files each module links: data for one loop, nothing is discovered.
 MODULES = {
     "_resp": ["cp_buf.c", "cp_resp.c"],
+    "_deadline": [],
     "_wire": ["cp_wire.c"],
     "_session": ["cp_buf.c", "cp_resp.c", "cp_wire.c"],
     "_gates": [],

@@ -18,7 +18,13 @@ except (ImportError, ValueError) as _error:
     raise
 from cpool.blocking_pool import BlockingConnectionPool
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from cpool.errors import ConnectionPoolTimeoutError, PoolClosedError
+from cpool.deadlines import deadline
+from cpool.errors import (
+    ConnectionPoolTimeoutError,
+    DeadlineExceededError,
+    IndeterminateResultError,
+    PoolClosedError,
+)
 from cpool.installation import install, uninstall
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
@@ -51,7 +57,9 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
+    "DeadlineExceededError",
     "Distribution",
+    "IndeterminateResultError",
     "Pipeline",
     "PoolClosedError",
     "PoolStats",
@@ -63,6 +71,7 @@ __all__ = [
     "StrictRedis",
     "UnixDomainSocketConnection",
     "__version__",
+    "deadline",
     "fast_path",
     "from_url",
     "install",

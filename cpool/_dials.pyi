@@ -5,6 +5,7 @@ from typing import Any, final
 
 @final
 class Dials:
+    hanging_s: float
     @property
     def under_way(self) -> int: ...
     @property

@@ -5,6 +5,7 @@ from typing import Any, final
 from redis._parsers import Encoder
 
 from cpool._resp import Packer
+from cpool.replay import ReplayTable
 
 class NotQuiet(Exception): ...
 
@@ -12,6 +13,11 @@ class Packed(list[Any]):
     commands: int
     chunks: int
     effects: list[tuple[bytes, bytes]]
+    requests: list[tuple[Any, ...]]
+
+@final
+class InFlight:
+    def __new__(cls, table: ReplayTable) -> InFlight: ...
 
 @final
 class Session:
@@ -26,4 +32,5 @@ class Session:
     @property
     def buffer_bytes(self) -> int: ...
 
+def requests_of(data: bytes) -> list[tuple[bytes, ...]]: ...
 def packer_of(encoder: Encoder, split_large: bool = False) -> Packer: ...

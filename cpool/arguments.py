@@ -130,6 +130,7 @@ class _PoolOptions(TypedDict, total=False):
 
     max_waiting: int | None
     order: Literal["lifo", "fifo"]
+    retry_policy: Literal["redis-py", "safe"]
     name: str | None
     min_idle: int
     max_idle_time: float | None

@@ -115,7 +115,7 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
-    `cpool.ConnectionPool` (timeout, max_waiting, order, name, max_bulk_bytes,
+    `cpool.ConnectionPool` (timeout, max_waiting, order, retry_policy, name, max_bulk_bytes,
     max_nesting_depth). With a `connection_pool` of redis-py's it is redis-py's client.
     Thread-safe as redis-py's.
     """
@@ -180,6 +180,23 @@ class Pipeline(_pipeline.PipelineBase, redis.client.Pipeline, Redis):
     if TYPE_CHECKING:
 
         def __enter__(self: _Client) -> _Client: ...
+
+    def reset(self) -> None:  # type: ignore[override]  # RESET is a command too
+        """Forget the commands and give the connection back, if need be closed."""
+        try:
+            super().reset()
+        except BaseException:
+            # redis-py's keeps the connection if UNWATCH is not answered in time.
+            self._give_up_connection()
+            raise
+
+    def _give_up_connection(self) -> None:
+        connection = self.connection
+        self.connection: Any = None
+        self.watching = self.explicit_transaction = False
+        if connection is not None:
+            connection.disconnect()
+            self.connection_pool.release(connection)
 
 
 _shown: Any = Redis.__init__

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import socket
 import weakref
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import redis.connection
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis._parsers.socket import SocketBuffer
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import AuthenticationError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection as _SentinelManagedConnection
 
-from cpool import _conn, _resp, _retry, _session
+from cpool import _conn, _deadline, _resp, _retry, _session
+from cpool.errors import IndeterminateResultError
 from cpool.originals import original
 from cpool.standin import StandIn
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         TLSConnectionArguments,
         UnixConnectionArguments,
     )
+    from cpool.replay import ReplayTable
 
 __all__ = ["Connection", "SSLConnection", "UnixDomainSocketConnection"]
 
@@ -114,6 +116,13 @@ class JoinedRetry(_retry.RetryBase, Retry):
         """Made by its connection only; the state is the wrapped Retry's."""
 
 
+class GuardedRetry(JoinedRetry):
+    """A Retry of any class, or what somebody uses as one, which some errors pass by."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.joined_inner, name)
+
+
 @functools.cache
 def _weakly_connected(handler_class: type) -> type:
     """Return a handler's class whose `connection` is no reference that counts."""
@@ -128,8 +137,14 @@ def _weakly_connected(handler_class: type) -> type:
     return type(handler_class.__name__, (handler_class,), names)
 
 
+# Under retry_policy="safe", whatever the Retry and its errors are.
+ENDS_RETRIES = (AuthenticationError, IndeterminateResultError)
+
+
 class _ConnectionMixin(_conn.ConnBase):
     """What the three connection classes add to redis-py's."""
+
+    _replays: ReplayTable | None = None
 
     def _set_limits(
         self,
@@ -152,9 +167,35 @@ class _ConnectionMixin(_conn.ConnBase):
 
     def _join_retry(self, inner: Any) -> Any:
         """The view of a retry policy that reading `retry` gives."""
+        if self._replays is not None:
+            return _retry.bind_retry(GuardedRetry(), self, inner, ENDS_RETRIES)
         if type(inner) is not Retry or "call_with_retry" in vars(inner):
             return inner
         return _retry.bind_retry(JoinedRetry(), self, inner)
+
+    def guard_replays(self, table: ReplayTable) -> None:
+        """Let nothing be sent again from now on that this table does not allow."""
+        if self._replays is not table:
+            self._replays = table
+            self.retry = self.retry  # to be joined anew
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Connect as redis-py does, and learn which commands may be sent again."""
+        dials = self._replays is not None and self._sock is None
+        if dials:
+            self.guard(None)
+        super().connect_check_health(*args, **kwargs)
+        if dials:
+            self._begin_guard()
+
+    def _begin_guard(self) -> None:
+        try:
+            if not self._connect_callbacks:  # they may have subscribed: no time for questions
+                self._replays.learn_from(self)  # type: ignore[union-attr]
+            self.guard(self._replays)
+        except BaseException:
+            self.disconnect()
+            raise
 
     def update_parser_timeout(self, timeout: float | None = None) -> None:
         """Do nothing where the compiled reader is at work: it asks the socket."""
@@ -183,13 +224,6 @@ class _ConnectionMixin(_conn.ConnBase):
             if handler is not None and vars(handler).pop("connection", None) is self:
                 handler.__class__ = _weakly_connected(type(handler))  # type: ignore[arg-type]
                 handler.connection = self
-
-    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
-        """Dial and shake hands as redis-py does, when the pool's other dials leave room."""
-        dials = self._dials
-        turn = nullcontext() if dials is None or self._sock else dials.turn(self)
-        with turn:
-            super().connect_check_health(*args, **kwargs)
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Do redis-py's handshake, its requests sent together in one round trip.
@@ -318,10 +352,30 @@ class Connection(_ConnectionMixin, redis.connection.Connection, metaclass=StandI
     host = _conn.host_property
 
 
+class _BeforeTLS:
+    """A socket that redis-py is about to wrap: TLS takes its timeout from it. Making the
+    context takes a while, which a deadline has less of then than when it was connected."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock, self._connection = sock, connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def gettimeout(self) -> Any:
+        """Return what the connection's timeout is at this moment."""
+        return self._connection.socket_timeout
+
+
 class SSLConnection(Connection, redis.connection.SSLConnection):
     """A TLS connection: `redis.SSLConnection`, every `ssl_*` option as there.
 
     TLS is Python's; the parser and the encoder are the compiled ones."""
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        if _deadline.is_any_in_force() and type(sock) is socket.socket:
+            sock = _BeforeTLS(sock, self)
+        return super()._wrap_socket_with_ssl(sock)
 
     if TYPE_CHECKING:
 

@@ -16,10 +16,17 @@ from redis.exceptions import (
     ConnectionError,
     InvalidResponse,
     MaxConnectionsError,
+    RedisError,
+    ResponseError,
     TimeoutError,
 )
 
-__all__ = ["ConnectionPoolTimeoutError", "PoolClosedError"]
+__all__ = [
+    "ConnectionPoolTimeoutError",
+    "DeadlineExceededError",
+    "IndeterminateResultError",
+    "PoolClosedError",
+]
 
 
 class ConnectionPoolTimeoutError(MaxConnectionsError):
@@ -37,6 +44,119 @@ class PoolClosedError(ConnectionError):
     """The pool was closed by `close(timeout)` and lends nothing any more."""
 
 
+class DeadlineExceededError(RedisError):
+    """The deadline of a `with cpool.deadline(seconds):` block has passed.
+
+    Neither a `ConnectionError` nor a `TimeoutError`, which redis-py's Retry would try again.
+
+    seconds: of the deadline, the outer one's if that was it.
+    phase: what was going on: "waiting for a connection", "dialling" (TLS and the handshake
+        included), "writing", "reading", "between retries"; or "before it began": a command
+        was begun too late, and nothing of it was sent.
+    waiting_s, dialling_s, writing_s, reading_s, sleeping_s: seconds that each of these has
+        taken since the block began, summed over the threads that share it.
+    bytes_received: how much had come of the reply that was being read.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        phase: str,
+        waiting_s: float = 0.0,
+        dialling_s: float = 0.0,
+        writing_s: float = 0.0,
+        reading_s: float = 0.0,
+        sleeping_s: float = 0.0,
+        bytes_received: int = 0,
+    ) -> None:
+        self.seconds = seconds
+        self.phase = phase
+        self.waiting_s = waiting_s
+        self.dialling_s = dialling_s
+        self.writing_s = writing_s
+        self.reading_s = reading_s
+        self.sleeping_s = sleeping_s
+        self.bytes_received = bytes_received
+        super().__init__(_deadline_text(self))
+
+    def __reduce__(self) -> Any:
+        spent = (self.waiting_s, self.dialling_s, self.writing_s, self.reading_s, self.sleeping_s)
+        return type(self), (self.seconds, self.phase, *spent, self.bytes_received)
+
+
+class DeadlineExceededInCleanup(DeadlineExceededError, ConnectionError):
+    """The same for what ends a watch: redis-py's Pipeline.reset() sends an UNWATCH, and goes
+    on to give the connection back only if what stops that is a ConnectionError."""
+
+
+# By the numbers of src/cpool/_deadline.pxd; how the text goes on is the same but for two.
+_PHASES = (
+    "waiting for a connection",
+    "dialling",
+    "writing",
+    "reading",
+    "between retries",
+    "before it began",
+)
+_WHERE = {"between retries": "between retries", "before it began": "before the command began"}
+
+
+def _deadline_text(error: DeadlineExceededError) -> str:
+    where = _WHERE.get(error.phase, f"while {error.phase}")
+    if error.phase == "reading":
+        where += f": {_come(error.bytes_received)}"
+    return (
+        f"deadline of {error.seconds} s exceeded {where}"
+        f" (waiting for a connection {error.waiting_s * 1e3:.1f} ms,"
+        f" dialling {error.dialling_s * 1e3:.1f} ms, writing {error.writing_s * 1e3:.1f} ms,"
+        f" reading {error.reading_s * 1e3:.1f} ms,"
+        f" between retries {error.sleeping_s * 1e3:.1f} ms)"
+    )
+
+
+def _come(n_bytes: int) -> str:
+    return f"{n_bytes} byte{'' if n_bytes == 1 else 's'} of the reply had come"
+
+
+def deadline_exceeded(
+    seconds: float,
+    stage: int,
+    spent_s: tuple[float, float, float, float, float],
+    received: int,
+    cleaning_up: bool,
+) -> DeadlineExceededError:
+    """Return the error of a deadline that has struck at a stage of the core's."""
+    kind = DeadlineExceededInCleanup if cleaning_up else DeadlineExceededError
+    return kind(seconds, _PHASES[stage], *spent_s, received)
+
+
+def is_deadline_error(error: BaseException | None) -> bool:
+    """Tell whether a deadline has struck already."""
+    return isinstance(error, DeadlineExceededError)
+
+
+def note_received(error: BaseException, n_bytes: int) -> None:
+    """Say on a timeout of redis-py's how far the reply was, where Python can."""
+    add_note(error, _come(n_bytes))
+
+
+class IndeterminateResultError(RedisError):
+    """A command may have been executed: its connection broke before its whole reply came.
+
+    Raised with `retry_policy="safe"` for commands that must not run twice. Neither a
+    `ConnectionError` nor a `TimeoutError`, so nothing takes it for one to be retried;
+    redis-py's own error is its `__cause__`.
+
+    commands: names of the first few commands that were sent; n_commands: how many.
+    sent_bytes, received_bytes: of them, and of their replies.
+    """
+
+    commands: tuple[str, ...] = ()
+    n_commands: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
 # The statuses of src/cpool/cp_status.h that a wait for I/O may end with.
 _EOF, _READ_TIMEOUT, _WRITE_TIMEOUT, _READ_ERROR, _WRITE_ERROR = -2, -3, -4, -6, -7
 _NO_MEMORY = -1
@@ -52,6 +172,8 @@ def from_status(status: int, err: int) -> BaseException:
     `err` is the errno of the failed call. A failed read is the plain OSError
     that redis-py's connection wraps; a failed write is already wrapped.
     """
+    if err == errno.ETIMEDOUT:  # the kernel has given up: a timeout like any other to redis-py
+        status = {_READ_ERROR: _READ_TIMEOUT, _WRITE_ERROR: _WRITE_TIMEOUT}.get(status, status)
     if status == _EOF:
         return ConnectionError(SERVER_CLOSED)
     if status == _READ_TIMEOUT:
@@ -100,9 +222,18 @@ def invalid_response(why: str, first: bytes) -> InvalidResponse:
 FATAL = ConnectionError
 
 
+# Its TimeoutError, by a name that is not Python's too.
+Timeout = TimeoutError
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Tell whether a verb ended because nothing moved in time."""
+    return isinstance(error, Timeout)
+
+
 def is_read_timeout(error: BaseException) -> bool:
-    """Tell whether a read ended because nothing came in time."""
-    return isinstance(error, TimeoutError)
+    """Tell whether nothing came in time, rather than that something could not be sent."""
+    return isinstance(error, Timeout) and error.args == (READ_TIMED_OUT,)
 
 
 def write_timed_out() -> TimeoutError:
@@ -213,3 +344,30 @@ def is_break(error: BaseException) -> bool:
 def in_use_elsewhere() -> ConnectionError:
     """Return the error for a second thread that reads from one connection."""
     return ConnectionError("Another thread is reading from this connection")
+
+
+def leaves_unknown(error: BaseException) -> bool:
+    """Tell whether an error ended the connection, and is no reply that says no. A deadline's
+    stays what it is: nobody tries again after it."""
+    return isinstance(error, (RedisError, OSError)) and not isinstance(
+        error, (ResponseError, IndeterminateResultError, DeadlineExceededError)
+    )
+
+
+def indeterminate(
+    commands: list[str], n_commands: int, sent_bytes: int, received_bytes: int
+) -> IndeterminateResultError:
+    """Return the error for commands of which nobody knows whether they were executed."""
+    names = ", ".join(commands) + (", ..." if n_commands > len(commands) else "")
+    what, whose = (
+        (names, "its reply")
+        if n_commands == 1
+        else (f"{n_commands} commands ({names})", "their replies")
+    )
+    error = IndeterminateResultError(
+        f"{what} may have been executed: {sent_bytes} bytes were sent,"
+        f" {received_bytes} bytes of {whose} had come"
+    )
+    error.commands, error.n_commands = tuple(commands), n_commands
+    error.sent_bytes, error.received_bytes = sent_bytes, received_bytes
+    return error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import random
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ __all__ = ["forget", "watch"]
 
 LONGEST_ROUND_S = 30.0
 REFILL_EVERY_S = 1.0  # how often a pool with `min_idle` is looked at
+LONGEST_BACKOFF_S = 10.0  # and while its server can't be reached
 
 _log = logging.getLogger("cpool.pool")
 
@@ -73,6 +75,16 @@ class _Housekeeper:
                 return False
             self._thread = None
             return True
+
+
+def refill_after_s(failures: int) -> float:
+    """Return in how many seconds to dial ahead again, after so many failures in a row.
+
+    Many processes lose their server at the same moment, so the time is a matter of chance."""
+    if not failures:
+        return REFILL_EVERY_S
+    most_s = min(LONGEST_BACKOFF_S, 0.05 * 2.0 ** min(failures, 10))
+    return random.uniform(most_s / 2, most_s)
 
 
 def _look_after(pool: ConnectionPool) -> float:

@@ -21,7 +21,7 @@ from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
 from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
 from redis.utils import deprecated_args
 
-from cpool import _conn, _pool, errors, housekeeping, metrics, options
+from cpool import _conn, _pool, errors, housekeeping, metrics, options, replay
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.originals import original
@@ -76,6 +76,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         never); each lives up to a twentieth less, so that they do not all end together.
     max_connecting: how many may dial at a time (None: any number). The others wait for
         their turn or for a connection that comes back, whichever is first.
+    retry_policy: "redis-py" (default) sends whatever failed again, as often as `retry`
+        says; "safe" only what was not sent or may run twice by the server's own table
+        of commands, else IndeterminateResultError; nor is a refused password tried again.
     name: what `stats()` calls the pool.
 
     Thread-safe and fork-safe: a child process begins with no connections.
@@ -114,6 +117,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         timeout: float | None = 0,
         max_waiting: int | None = None,
         order: str = "lifo",
+        retry_policy: str = "redis-py",
         name: str | None = None,
         min_idle: int = 0,
         max_idle_time: float | None = None,
@@ -122,6 +126,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         **connection_kwargs: Any,
     ) -> None:
         self._order = options.one_of("order", order, ("lifo", "fifo"))
+        self._replays = replay.table_of(retry_policy, connection_class)
         self.name: str | None = options.text_or_none("name", name)
         self.timeout = timeout
         self.max_waiting = max_waiting
@@ -131,7 +136,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self.max_connecting: int | None = options.count_or_none(
             "max_connecting", max_connecting, least=1
         )
-        self._set_ageing(self.max_idle_time, self.max_lifetime)
+        self._set_ageing(self.max_idle_time, self.max_lifetime, self.min_idle > 0)
         self._dials.set_limit(self.max_connecting)
         # By name, not by super(): the blocking pool's constructor comes between.
         _redis_pool.__init__(
@@ -190,6 +195,11 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._set_max_waiting(self._max_waiting)
 
     @property
+    def retry_policy(self) -> str:
+        """What may be sent again after an error: "redis-py" or "safe"."""
+        return "redis-py" if self._replays is None else "safe"
+
+    @property
     def max_connections(self) -> int:
         """How many connections the pool may hold. A lower limit closes none: it holds
         for new connections, as redis-py's does."""
@@ -219,11 +229,14 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Begin anew in a child. Its locks may have been held when it was born."""
         self._fork_lock = threading.RLock()
         self._lock = threading.RLock()
+        if self._replays is not None:
+            self._replays.after_fork()
         self.reset()
 
     def __del__(self) -> None:
         try:
-            metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
+            if self._is_measured():  # no look at slots that memory may have lacked for
+                metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
         except Exception:  # the interpreter is going down, or __init__ has failed
             pass
 
@@ -294,26 +307,25 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _keep_house(self) -> float:
         """Close what has grown stale, dial ahead; return in how many seconds to come again."""
-        # What is in use now may be idle, and stale, before anything else calls for a look.
-        ages_s = filter(None, (self._close_stale(), self.max_idle_time, self.max_lifetime))
-        next_s = min(ages_s, default=housekeeping.LONGEST_ROUND_S)
-        if not self.min_idle or self.is_closed:
-            return next_s
-        try:
-            self._dial_ahead(self.min_idle)
-        except (ConnectionError, TimeoutError) as error:  # it is tried again
-            _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
-        return min(housekeeping.REFILL_EVERY_S, next_s)
+        self._close_stale()
+        if self.min_idle and not self.is_closed:
+            try:
+                self._dial_ahead(self.min_idle)
+            except (ConnectionError, TimeoutError) as error:  # it is tried again
+                _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
+        waits_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
+        if self.min_idle:
+            waits_s.append(housekeeping.refill_after_s(self._dials.failures))
+        return min(waits_s, default=housekeeping.LONGEST_ROUND_S)
 
-    def _close_stale(self) -> float | None:
-        """Close the idle connections that are to be closed; return when the next one is."""
+    def _close_stale(self) -> None:
+        """Close the idle connections that are to be closed."""
         with self._lock:  # who finds no connection looks again under it, before he gives up
-            slots, stale, next_s = self._take_stale()
+            slots, stale = self._take_stale()
             for slot, connection in stale.items():
                 connection.disconnect()
                 metrics.count(self, idle=-1)
                 self._vacate(slots, slot)
-        return next_s
 
     def _needs_house_kept(self) -> bool:
         return bool(self.min_idle or self.max_idle_time or self.max_lifetime)
@@ -331,6 +343,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _construct(self) -> Any:
         """Make a connection object; user code, so never under a lock."""
         connection = self.connection_class(**self.connection_kwargs)
+        self._guard_replays(connection)
         cache = getattr(self, "cache", None)
         if cache is not None:
             connection = CacheProxyConnection(connection, cache, self._lock)
@@ -340,6 +353,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _open(self, connection: Any) -> None:
         """Connect a new connection and make sure that it may be lent."""
         started_s = time.monotonic()
+        self._guard_replays(connection)  # a subclass may have made it itself
         if isinstance(connection, _conn.ConnBase):  # it asks for its turn by itself
             self._make_ready(connection)
         else:
@@ -348,6 +362,10 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         metrics.created(self, started_s)
         if self._needs_house_kept():
             housekeeping.watch(self)
+
+    def _guard_replays(self, connection: Any) -> None:
+        if self._replays is not None:
+            replay.guard(connection, self._replays)
 
     def _measured_checkout(self) -> Any:
         """Check out while somebody collects metrics."""
@@ -372,7 +390,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
         Returns whether an open connection had to be replaced."""
         was_open = getattr(connection, "_sock", None) is not None
-        if _should_reconnect(connection):
+        if _should_reconnect(connection) or _is_half_closed(connection):
             connection.disconnect()
         connection.connect()
         try:
@@ -548,6 +566,13 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 def _should_reconnect(connection: Any) -> bool:
     should_reconnect = getattr(connection, "should_reconnect", None)  # since redis-py 7.0
     return should_reconnect is not None and should_reconnect()
+
+
+def _is_half_closed(connection: Any) -> bool:
+    """Whether a disconnect() was broken off behind the end of the session: by an interrupt, or
+    for want of memory."""
+    ours = isinstance(connection, _conn.ConnBase)
+    return ours and connection._session is None and connection._is_dirty
 
 
 _live_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()

@@ -32,7 +32,7 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
         disable_decoding: bool = False,
         *,
         timeout: Any = SENTINEL,
-        disconnect_on_error: bool | None = False,
+        disconnect_on_error: bool | None = None,
         push_request: bool | None = False,
     ) -> Any:
         """Read one reply. A READONLY error from what should be a master means that it
@@ -48,7 +48,9 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
             if not self.connection_pool.is_master:
                 raise
             self.disconnect()
-            raise ConnectionError("The previous master is now a slave") from None
+            error = ConnectionError("The previous master is now a slave")
+            self.raise_if_indeterminate(error)
+            raise error from None
 
 
 _conn.add_original("read_response", SentinelManagedConnection.read_response)

@@ -11,7 +11,7 @@ from tests.support.signatures import keywords_of, redis_py_is_the_newest
 
 LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
 OPTIONS = {
-    *("timeout", "max_waiting", "order", "name"),
+    *("timeout", "max_waiting", "order", "retry_policy", "name"),
     *("min_idle", "max_idle_time", "max_lifetime", "max_connecting"),
 }
 # What redis-py's pools take out of their keywords before they hand them on.

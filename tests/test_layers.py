@@ -60,9 +60,9 @@ LAYERS = [
         2,
         "wire",
         "wire exchange",
-        "_wire",
-        f"{PLAIN_C} errno.h fcntl.h poll.h sys/socket.h sys/time.h sys/uio.h",
-        "_socket ssl",
+        "_deadline _wire",
+        f"{PLAIN_C} errno.h fcntl.h poll.h stdatomic.h sys/socket.h sys/time.h sys/uio.h",
+        "_socket copy ssl sys",
     ),
     layer(
         3,

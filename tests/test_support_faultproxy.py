@@ -6,11 +6,13 @@ import contextlib
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cpool.tools.servers import EmbeddedServer
-from tests.support.faultproxy import FaultProxy, message_end
+from tests.support import unread
+from tests.support.faultproxy import Cut, FaultProxy, message_end
 
 TIMEOUT_S = 10.0
 ABSENCE_S = 0.05
@@ -270,6 +272,79 @@ def test_refused_connections_can_be_accepted_again(
     assert proxy.port == port
 
 
+def test_a_calmed_proxy_does_none_of_what_was_planned(proxy: FaultProxy) -> None:
+    proxy.refuse_connections()
+    proxy.replies.cut_after(3)
+    proxy.replies.inject_after(1, PUSH)
+    proxy.replies.split(each=1)
+    proxy.requests.stall()
+    proxy.calm()
+    with connect(proxy) as client:
+        assert ping(client) == ping(client) == PONG
+    assert proxy.replies.held_bytes == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="Linux only")
+def test_bytes_that_are_not_read_yet_are_counted() -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        sender = stack.enter_context(socket.create_connection(listener.getsockname()))
+        receiver = stack.enter_context(listener.accept()[0])
+        ask = stack.enter_context(
+            socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, unread.SOCK_DIAG)
+        )
+        ends = (receiver.getsockname(), sender.getsockname())
+        sender.sendall(b"12345")
+        assert unread.by_table(*ends) == unread.by_netlink(ask, *ends) == 5
+        receiver.recv(2)
+        assert unread.by_table(*ends) == unread.by_netlink(ask, *ends) == 3
+
+
+# -- on a unix socket -------------------------------------------------------------------
+
+
+@pytest.fixture
+def unix_proxy(redis_server: EmbeddedServer, tmp_path: Path) -> Iterator[FaultProxy]:
+    address = (redis_server.host, redis_server.port)
+    with FaultProxy(address, path=str(tmp_path / "proxy")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def connect_by_path(proxy: FaultProxy) -> Iterator[socket.socket]:
+    assert proxy.path is not None
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.connect(proxy.path)
+        yield sock
+
+
+def test_the_proxy_can_listen_on_a_unix_socket(unix_proxy: FaultProxy) -> None:
+    with connect_by_path(unix_proxy) as client:
+        assert ping(client) == PONG
+        unix_proxy.refuse_connections()
+        with pytest.raises(ConnectionRefusedError), connect_by_path(unix_proxy):
+            pass
+        unix_proxy.accept_connections()
+        with connect_by_path(unix_proxy) as other:
+            assert ping(client) == ping(other) == PONG
+
+
+def test_a_reply_by_a_unix_socket_can_be_delivered_byte_by_byte(unix_proxy: FaultProxy) -> None:
+    unix_proxy.replies.split(each=1)
+    with connect_by_path(unix_proxy) as client:
+        client.sendall(b"PING\r\n")
+        assert pieces_of(client, len(PONG)) == [PONG[i : i + 1] for i in range(len(PONG))]
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
+def test_a_reply_by_a_unix_socket_can_be_cut(unix_proxy: FaultProxy, how: Cut) -> None:
+    unix_proxy.replies.cut_after(3, how)
+    with connect_by_path(unix_proxy) as client:
+        client.sendall(b"PING\r\n")
+        assert read_to_end(client) == PONG[:3]
+
+
 # -- split ------------------------------------------------------------------------------
 
 
@@ -343,6 +418,18 @@ def test_injected_bytes_overtake_a_late_reply(proxy: FaultProxy, client: socket.
     assert read_exactly(client, len(PUSH)) == PUSH
     proxy.replies.release()
     assert read_exactly(client, len(PONG)) == PONG
+
+
+@pytest.mark.parametrize("messages", range(4))
+def test_injected_bytes_can_be_planned_for_after_any_message(
+    proxy: FaultProxy, messages: int
+) -> None:
+    proxy.replies.inject_after(messages, PUSH)
+    with connect(proxy) as client:
+        client.sendall(b"PING\r\n" * 3)
+        expected = PONG * messages + PUSH + PONG * (3 - messages)
+        assert read_exactly(client, len(expected)) == expected
+        assert ping(client) == PONG
 
 
 def test_injected_bytes_reach_an_idle_client(proxy: FaultProxy, client: socket.socket) -> None:

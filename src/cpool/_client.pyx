@@ -12,6 +12,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint64_t
 
 from cpool._conn cimport ConnBase
+from cpool._deadline cimport any_in_force, taken
 from cpool._gates cimport BEHIND, FRONT, NOWHERE, OWN, Gates, gates_of, generic_delattr, is_patched
 from cpool._pool cimport GATE_LEND, PoolBase
 from cpool._resp cimport OK_REPLY
@@ -162,7 +163,8 @@ cdef class ClientBase:
                                dict options, bint plain):
         """The same on a single-connection client's own connection."""
         cdef int why
-        with self.single_connection_lock:
+        lock = self.single_connection_lock
+        with taken(lock) if any_in_force() else lock:
             # Only now: who had the lock may have closed it, or left it unclean.
             why = pinned_refusal(connection)
             if why == TAKEN:

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from cpool._deadline cimport Dial
 from cpool._gates cimport cp_gate
 from cpool._session cimport Session
 
@@ -25,6 +26,8 @@ cdef class ConnBase:
     Fields stand for redis-py's attributes of nearly the same name, which are
     properties over them."""
     cdef Session session            # None: not connected, or not by our parser
+    cdef Session guarded            # the last one in which commands in flight are known,
+                                    # also once it has ended
     cdef object sock                # _sock
     cdef object parser              # _parser
     cdef ParserBase reader          # the same if it is ours, else None
@@ -34,6 +37,9 @@ cdef class ConnBase:
     cdef object health_interval     # health_check_interval
     cdef object next_health         # next_health_check
     cdef object packer              # _command_packer
+    cdef object timeout_s           # socket_timeout
+    cdef object connect_timeout_s   # socket_connect_timeout
+    cdef Dial dial                  # while it is being opened under a deadline
     cdef bint reconnect             # _should_reconnect
     cdef bint patched               # an observed method was replaced on this instance
     cdef unsigned long holder       # the thread whose sends may wait for the read
@@ -49,6 +55,10 @@ cdef class ConnBase:
 
     cdef int gates(self) except -1
     cdef int part_from_retry(self) except -1
+    cdef object open_in_time(self, tuple args, dict kwargs)
+    cdef object dial_in_time(self, Dial dial, tuple args, dict kwargs)
+    cdef int begin_late(self, tuple args) except -1
+    cdef object by_redis(self, object method, int stage, tuple args, dict kwargs)
     cdef Session ready(self, bint check_health)
     cdef bint holds(self) noexcept
     cdef int after_queue(self, Session s) except -1
@@ -57,6 +67,8 @@ cdef class ConnBase:
     cdef bint pool_may_skip(self) except -1
     cdef int note_break(self, object error) except -1
     cdef int failed(self, Session s, object error, bint disconnect) except -1
+    cdef bint ends_by(self, object disconnect_on_error) except -1
+    cdef int tell_indeterminate(self, Session s, object error) except -1
     cdef int put_off_health_check(self) except -1
     cdef bint may_fuse(self) except -1
     cdef bint may_begin(self) noexcept

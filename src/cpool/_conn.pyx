@@ -14,14 +14,17 @@ cimport cython
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t
 
+from cpool._deadline cimport (
+    BEFORE, DIALLING, READING, WRITING, Deadline, Dial, any_in_force, check, current, due,
+)
 from cpool._gates cimport BEHIND, FRONT, OWN, Gates, gates_of, generic_delattr, is_patched
 from cpool._resp cimport CP_E_EOF, Packer
 from cpool._session cimport (
-    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, append_bytes, append_packed,
-    begin_session, can_read,
+    CP_SESSION_LEAVING, CP_SESSION_OPEN, CP_SESSION_STREAM, NOT_QUIET, InFlight, append_bytes,
+    append_packed, begin_session, can_read,
     from_status, packed, effects_of, note_packed,
 )
-from cpool._wire cimport CP_FOREVER, cp_patience, cp_patience_of, ns_of
+from cpool._wire cimport CP_FOREVER, cp_clock_now, cp_patience, cp_patience_of, ns_of
 
 cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
@@ -66,6 +69,7 @@ cdef class ParserBase:
             connection, error_maker(self.parse_error, self.connection))
         if isinstance(connection, ConnBase):
             (<ConnBase>connection).session = self.session
+            self.session.dial = (<ConnBase>connection).dial
 
     def on_disconnect(self):
         """End the session. A thread that is inside a verb keeps what it needs."""
@@ -85,6 +89,7 @@ cdef class ParserBase:
         Raises ConnectionError when the server has closed the connection."""
         cdef Session s = self.session
         cdef cp_patience p
+        cdef bint found
         if s is None:
             return super(ParserBase, self).can_read(timeout)
         if s.reading:
@@ -92,8 +97,13 @@ cdef class ParserBase:
         if s.has_unread():
             return True
         s.flush()
-        p = cp_patience_of(ns_of(timeout), CP_FOREVER)
-        return can_read(s, &p)
+        p = cp_patience_of(ns_of(timeout), s.begin())
+        found = can_read(s, &p)
+        if p.deadline != CP_FOREVER:
+            s.spend(READING)
+            if not found:
+                check(READING)
+        return found
 
     @cython.binding(False)
     def read_response(self, disable_decoding=False, push_request=False, timeout=NEVER_GIVEN):
@@ -118,17 +128,23 @@ cdef class ParserBase:
         cdef cp_patience p
         cdef object reply
         cdef bint own = idle_ns < 0
+        cdef int64_t deadline = s.begin()
         if own:
             idle_ns = s.wire.idle_ns()
         while True:
-            p = cp_patience_of(idle_ns, CP_FOREVER)
+            p = cp_patience_of(idle_ns, deadline)
             try:
                 reply = s.next_reply(decode, &p, own, look)
                 look = False
-            except BaseException:
+            except BaseException as error:
                 if s.taken and not s.reader.is_push and s.owed:
                     s.owed -= 1  # it has come, though no object could be made of it
+                told = s.read_failed(error, deadline)
+                if told is not error:
+                    raise told from None
                 raise
+            if deadline != CP_FOREVER:
+                s.spend(READING)
             if s.reader.is_push:
                 reply = self.handle_push_response(reply)
                 if push_request:
@@ -371,6 +387,60 @@ cdef class ConnBase:
         self.packer = NEVER_GIVEN
 
     @property
+    def socket_timeout(self):
+        """Seconds; less while the socket is made under a deadline that leaves less."""
+        timeout_s = given(self.timeout_s, "socket_timeout")
+        return timeout_s if self.dial is None else self.dial.shortened(timeout_s)
+
+    @socket_timeout.setter
+    def socket_timeout(self, value):
+        self.timeout_s = value
+
+    @socket_timeout.deleter
+    def socket_timeout(self):
+        self.timeout_s = NEVER_GIVEN
+
+    @property
+    def socket_connect_timeout(self):
+        """The same for connecting. redis-py asks for it anew at each address of a host."""
+        timeout_s = given(self.connect_timeout_s, "socket_connect_timeout")
+        return timeout_s if self.dial is None else self.dial.shortened(timeout_s)
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value):
+        self.connect_timeout_s = value
+
+    @socket_connect_timeout.deleter
+    def socket_connect_timeout(self):
+        self.connect_timeout_s = NEVER_GIVEN
+
+    # Where newer versions of redis-py keep the two.
+
+    @property
+    def _socket_timeout(self):
+        return given(self.timeout_s, "_socket_timeout")
+
+    @_socket_timeout.setter
+    def _socket_timeout(self, value):
+        self.timeout_s = value
+
+    @_socket_timeout.deleter
+    def _socket_timeout(self):
+        self.timeout_s = NEVER_GIVEN
+
+    @property
+    def _socket_connect_timeout(self):
+        return given(self.connect_timeout_s, "_socket_connect_timeout")
+
+    @_socket_connect_timeout.setter
+    def _socket_connect_timeout(self, value):
+        self.connect_timeout_s = value
+
+    @_socket_connect_timeout.deleter
+    def _socket_connect_timeout(self):
+        self.connect_timeout_s = NEVER_GIVEN
+
+    @property
     def _should_reconnect(self):
         return self.reconnect
 
@@ -436,12 +506,69 @@ cdef class ConnBase:
             return self.sock is not None and self.reader is not None
         return not self.session.is_clean()
 
+    # Dialling
+
+    def connect_check_health(self, *args, **kwargs):
+        """Open the connection and shake hands, as redis-py does: when the pool's other
+        dials leave room, and before a deadline."""
+        if self.dials is None or self.sock is not None:
+            return self.open_in_time(args, kwargs)
+        with self.dials.turn(self):
+            return self.open_in_time(args, kwargs)
+
+    cdef object open_in_time(self, tuple args, dict kwargs):
+        cdef Deadline deadline = current() if any_in_force() else None
+        if deadline is None or self.dial is not None or self.sock is not None:
+            return super(ConnBase, self).connect_check_health(*args, **kwargs)
+        deadline.check(DIALLING)
+        return self.dial_in_time(Dial(deadline), args, kwargs)
+
+    cdef object dial_in_time(self, Dial dial, tuple args, dict kwargs):
+        self.dial = dial
+        try:
+            return super(ConnBase, self).connect_check_health(*args, **kwargs)
+        finally:
+            dial.settle()
+            self.dial = None
+            if self.session is not None:
+                self.session.dial = None
+
+    def _connect(self):
+        """Make the socket, as redis-py does; what a deadline has left of its timeouts is
+        for this only."""
+        cdef Dial dial = self.dial
+        if dial is None:
+            return super(ConnBase, self)._connect()
+        dial.connecting = True
+        try:
+            sock = super(ConnBase, self)._connect()
+        except OSError as error:
+            dial.settle()
+            if dial.deadline.left_ns() <= 0:
+                raise dial.deadline.exceeded(DIALLING) from error
+            raise
+        finally:
+            dial.connecting = False
+        if dial.shortened_any:
+            sock.settimeout(self.socket_timeout)
+        return sock
+
     # Sending
+
+    cdef int begin_late(self, tuple args) except -1:
+        """Raise if a deadline has passed before a command begins."""
+        cdef Deadline deadline = current()
+        if deadline is None or deadline.left_ns() > 0:
+            return 0
+        raise deadline.exceeded(BEFORE if self.dial is None else DIALLING, 0,
+                                len(args) == 1 and args[0] == "UNWATCH")
 
     @cython.binding(False)
     def send_command(self, *args, **kwargs):
         """Encode a command and send it, or hold it for the read that follows."""
         cdef Session s
+        if any_in_force():
+            self.begin_late(args)
         if (self.gates() & GATE_SEND) == 0 or type(self.packer) is not Packer:
             return super(ConnBase, self).send_command(*args, **kwargs)
         if self.script is not None or self.rehearsing:
@@ -457,6 +584,8 @@ cdef class ConnBase:
     def send_packed_command(self, command, check_health=True):
         """Send commands that are already encoded: a list of bytes-like objects."""
         cdef Session s
+        if any_in_force():
+            self.begin_late(())
         if (self.gates() & GATE_SEND) == 0 or self.script is not None or self.rehearsing:
             return self.send_by_redis(command, check_health)
         s = self.ready(check_health)
@@ -478,14 +607,21 @@ cdef class ConnBase:
             self.check_health()  # it may dial again: the ledger is the new session's then
         if not isinstance(command, (str, bytes, list)):
             command = list(command)
-        if self.session is not None and not isinstance(command, str):
-            note_packed(self.session, command)
+        s = self.session if self.session is not None else self.guarded
+        if s is not None and not isinstance(command, str):
+            note_packed(s, command)
+            if s.in_flight is not None:
+                s.wire.raw.sent_bytes += <size_t>sum(map(len, command))
         try:
-            return super(ConnBase, self).send_packed_command(command, check_health=False)
+            return self.by_redis(super(ConnBase, self).send_packed_command, WRITING, (command,),
+                                 {"check_health": False})
         except AttributeError:
             if self.sock is not None:
                 raise
             raise from_status(CP_E_EOF, 0) from None  # closed by another thread meanwhile
+        except Exception as error:
+            self.tell_indeterminate(s, error)
+            raise
 
     cdef Session ready(self, bint check_health):
         """The session to send on, connected and healthy; None: leave it to redis-py."""
@@ -523,8 +659,9 @@ cdef class ConnBase:
         try:
             s.flush()
         except BaseException as error:
-            self.note_break(error)
             self.disconnect()
+            self.note_break(error)
+            self.tell_indeterminate(s, error)
             raise
         return 0
 
@@ -543,7 +680,7 @@ cdef class ConnBase:
         cdef list chunks = self.packer.pack(*args)
         if type(self.packer) is not Packer:
             return chunks
-        return packed(chunks, 1, effects_of(args))
+        return packed(chunks, [args], 1, effects_of(args))
 
     def pack_commands(self, commands):
         """Encode many commands: a list of bytes-like objects, to be sent as it is."""
@@ -554,7 +691,7 @@ cdef class ConnBase:
         chunks, count = (<Packer>self.packer).pack_many(commands)
         for args in commands:
             effects.extend(effects_of(args))
-        return packed(chunks, count, effects)
+        return packed(chunks, commands, count, effects)
 
     # Reading
 
@@ -576,7 +713,7 @@ cdef class ConnBase:
         try:
             reply = parser.read(s, not disable_decoding, push_request, idle_of(timeout))
         except BaseException as error:
-            self.failed(s, error, disconnect_on_error)
+            self.failed(s, error, self.ends_by(disconnect_on_error))
             raise
         self.put_off_health_check()
         if PyExceptionInstance_Check(reply):
@@ -588,12 +725,38 @@ cdef class ConnBase:
 
     cdef int failed(self, Session s, object error, bint disconnect) except -1:
         """What redis-py does when a read has failed: close, and put the error in words."""
-        self.note_break(error)
-        if disconnect or s.broken:
+        cdef object told = error
+        cdef bint ends = disconnect or s.broken
+        if ends:
             self.disconnect()
+            self.note_break(error)
         if isinstance(error, OSError):
-            raise self.read_error(error) from error
+            told = self.read_error(error)
+            told.__cause__ = error
+        if ends:
+            self.tell_indeterminate(s, told)
+        if told is not error:
+            raise told
         return 0
+
+    cdef bint ends_by(self, object disconnect_on_error) except -1:
+        """Whether an error of a read ends the connection. None is redis-py's sentinel
+        connection where nothing was said: it leaves that to who asked for the command,
+        unless there may be nothing left to ask."""
+        return disconnect_on_error or (disconnect_on_error is None and self.guarded is not None)
+
+    cdef int tell_indeterminate(self, Session s, object error) except -1:
+        """Raise IndeterminateResultError in the place of the error that has ended a session
+        if nobody is to try again what is in flight."""
+        cdef InFlight unknown
+        from cpool import errors
+
+        if s is None or not s.may_have_run() or not errors.leaves_unknown(error):
+            return 0
+        unknown = s.in_flight
+        raise errors.indeterminate(
+            unknown.names, unknown.count, s.wire.raw.sent_bytes - unknown.sent_before,
+            s.wire.raw.received_bytes - unknown.received_before) from error
 
     cdef int put_off_health_check(self) except -1:
         if self.health_interval is not NO_INTERVAL and self.health_interval:
@@ -643,12 +806,47 @@ cdef class ConnBase:
         return reply
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
+        cdef Session s = self.session if self.session is not None else self.guarded
         kwargs = timeout_argument(timeout)
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
-        return super(ConnBase, self).read_response(
-            disable_decoding=disable_decoding, disconnect_on_error=disconnect_on_error,
-            push_request=push_request, **kwargs)
+        kwargs.update(disable_decoding=disable_decoding, push_request=push_request,
+                      disconnect_on_error=disconnect_on_error)
+        try:
+            if self.session is not None:  # it sees to deadlines itself
+                return super(ConnBase, self).read_response(**kwargs)
+            return self.by_redis(super(ConnBase, self).read_response, READING, (), kwargs)
+        except Exception as error:
+            if self.ends_by(disconnect_on_error):
+                self.tell_indeterminate(s, error)
+            raise
+
+    cdef object by_redis(self, object method, int stage, tuple args, dict kwargs):
+        """Let redis-py use the socket itself. What a deadline leaves is the socket's timeout
+        meanwhile: that bounds each of its calls."""
+        cdef Deadline deadline = current() if any_in_force() else None
+        cdef object sock = self.sock
+        cdef int64_t began
+        if deadline is None or not hasattr(sock, "settimeout"):
+            return method(*args, **kwargs)
+        from cpool import errors
+
+        deadline.check(stage)
+        began = cp_clock_now()
+        before = sock.gettimeout()
+        sock.settimeout(deadline.shorter(before))
+        try:
+            return method(*args, **kwargs)
+        except errors.Timeout as error:
+            if deadline.left_ns() > 0:
+                raise
+            deadline.add(stage, cp_clock_now() - began)
+            began = cp_clock_now()
+            raise deadline.exceeded(stage) from error
+        finally:
+            deadline.add(stage, cp_clock_now() - began)
+            if self.sock is sock:
+                sock.settimeout(before)
 
     def read_error(self, error):
         from cpool import errors
@@ -662,6 +860,24 @@ cdef class ConnBase:
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
         return super(ConnBase, self).can_read(timeout)
+
+    # Replays, see cpool.replay
+
+    def guard(self, table):
+        """From now on, tell by this table what of this session may be sent again; None:
+        nothing of it was sent to do anything but to connect."""
+        self.guarded = None
+        if table is None:
+            return
+        if self.session is None:
+            raise ValueError('"retry_policy" can be "safe" only with a parser of cpool')
+        self.session.in_flight = InFlight(table)
+        self.guarded = self.session
+
+    def raise_if_indeterminate(self, error):
+        """Raise IndeterminateResultError from the error that has ended the connection, if
+        what was sent must not be sent again."""
+        self.tell_indeterminate(self.guarded, error)
 
     # The handshake, see cpool.connection
 
@@ -742,7 +958,7 @@ cdef class ConnBase:
         if s is None or s.owed or s.flags or parser is None:
             return False
         while self.session is s and parser.can_read(0):
-            p = cp_patience_of(PUSH_REST_NS, CP_FOREVER)
+            p = cp_patience_of(PUSH_REST_NS, due())
             try:
                 reply = s.next_reply(True, &p, False, False)
             except Exception:

@@ -16,6 +16,7 @@ cdef class Dials:
     cdef object error           # the last failure: (its class, its text)
     cdef uint64_t refusals      # failures that everybody would have met, in all
     cdef int64_t newest         # when the last dial has begun
+    cdef public double hanging_s     # after so long a dial that does not end is one that hangs
     cdef int64_t evicted        # when READONLY has last closed all connections
     cdef list parkers           # locks that are held: of those who wait for a turn
     cdef bint broke             # a connection has broken since the last good dial
@@ -24,7 +25,7 @@ cdef class Dials:
 
     cdef int begin(self, int64_t patience_ns) except -1
     cdef int wait_for_turn(self, int64_t patience_ns) except -1
-    cdef bint may_begin(self, int64_t now) noexcept
+    cdef bint may_begin(self, int64_t now) except -1
     cdef int end(self, object error, object connection, int64_t took_ns) except -1
     cdef int has_failed(self, object error) except -1
     cdef int has_succeeded(self, object connection, int64_t took_ns) except -1

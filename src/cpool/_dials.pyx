@@ -16,6 +16,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
+from cpool._deadline cimport WAITING, check, due, spend
 from cpool._slots cimport CP_NS_PER_MS, CP_SLOT_NONE, Slots, cp_hist_add, park
 from cpool._wire cimport CP_FOREVER, cp_clock_now, ns_of
 
@@ -23,8 +24,6 @@ cdef enum:
     UNLIMITED = 0xFFFFFFFF
     FEW = 4     # dials to a server that does not answer, at most
 
-# After so long a try that does not end is taken for hanging.
-cdef int64_t HANGING_NS = 250 * CP_NS_PER_MS
 # Who waits looks up this often.
 cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
 # READONLY closes all connections no more often than this: a replica says it each time.
@@ -32,20 +31,29 @@ cdef int64_t EVICTION_NS = 1000 * CP_NS_PER_MS
 
 
 @cython.internal
+@cython.no_gc_clear  # __dealloc__ needs dials
 @cython.final
 cdef class Turn:
     """One dial: a context manager around it."""
     cdef Dials dials
     cdef object connection
     cdef int64_t since
+    cdef bint begun
 
     def __enter__(self):
         self.dials.begin(ns_of(getattr(self.connection, "socket_connect_timeout", None)))
         self.since = cp_clock_now()
+        self.begun = True
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.begun = False
         self.dials.end(error, self.connection, cp_clock_now() - self.since)
+
+    def __dealloc__(self):
+        if self.begun:  # a block without memory may not call __exit__
+            self.dials.under_way -= 1
+            self.dials.note_full()
 
 
 @cython.final
@@ -54,6 +62,7 @@ cdef class Dials:
 
     def __cinit__(self):
         self.limit = UNLIMITED
+        self.hanging_s = 0.25
         self.parkers = []
 
     def set_limit(self, max_connecting):
@@ -76,6 +85,11 @@ cdef class Dials:
         return turn
 
     @property
+    def waiting(self):
+        """How many connections wait for their turn."""
+        return len(self.parkers)
+
+    @property
     def last_error(self):
         """What the last of the failures was, as text."""
         return None if self.error is None else self.error[1]
@@ -93,32 +107,36 @@ cdef class Dials:
         self.note_full()
         return 0
 
-    cdef bint may_begin(self, int64_t now) noexcept:
+    cdef bint may_begin(self, int64_t now) except -1:
         if self.under_way >= self.limit:
             return False
         if self.failures == 0 or self.under_way == 0:
             return True
-        return self.under_way < <uint32_t>FEW and now - self.newest >= HANGING_NS
+        return self.under_way < <uint32_t>FEW and now - self.newest >= ns_of(self.hanging_s)
 
     cdef int wait_for_turn(self, int64_t patience_ns) except -1:
         cdef uint64_t seen = self.refusals
-        cdef int64_t now = cp_clock_now()
+        cdef int64_t now = cp_clock_now(), since = now
         cdef int64_t until = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
+        until = min(until, due())
         cdef object parker = threading.Lock()
         parker.acquire()
         self.parkers.append(parker)
         try:
-            while True:
-                if self.refusals != seen:
-                    raise self.error[0](self.error[1])
-                if self.may_begin(now):
-                    return 0
+            while self.refusals == seen and not self.may_begin(now):
                 if now >= until:
+                    spend(WAITING, since)
+                    since = now
+                    check(WAITING)
                     raise self.too_slow(patience_ns)
                 park(parker, min(until - now, LOOK_NS))
                 now = cp_clock_now()
+            if self.refusals != seen:
+                raise self.error[0](self.error[1])
         finally:
             self.parkers.remove(parker)
+            spend(WAITING, since)
+        return 0
 
     def too_slow(self, patience_ns):
         from cpool import errors

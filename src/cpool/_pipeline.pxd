@@ -21,6 +21,8 @@ cdef extern from "cp_exchange.h" nogil:
         int64_t big
         cp_patience sending
         cp_patience reading
+        bint late
+        int64_t sent_at
         size_t whole
         size_t replies
     cp_status cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *inp, cp_scan *scan,
@@ -36,6 +38,7 @@ cdef class Batch:
     cdef set raw                # which of them have replies that are not to be decoded
     cdef Py_ssize_t encoded     # how many of them are in the outbox or sent
     cdef list replies           # error replies are exceptions among them
+    cdef int64_t deadline       # when the exchange must have ended
     cdef object error           # what ended the exchange before all had come, or None
 
     cdef int run(self) except -1

@@ -17,6 +17,7 @@ from cpool._client cimport (
     ClientBase, called_back, cp_method, is_enabled, is_ordinary, is_plain_options, note,
 )
 from cpool._conn cimport GATE_BULK, ConnBase
+from cpool._deadline cimport BEFORE, READING, check
 from cpool._gates cimport BEHIND, EVERY, FRONT, NOWHERE, Gates, gates_of
 from cpool._resp cimport (
     CP_BIG, CP_E_EOF, CP_E_INTR, CP_E_PROTO, CP_OK, KEEP_BUFFER_BYTES, FIRST_BUFFER_BYTES,
@@ -59,6 +60,7 @@ cdef class Batch:
     cdef int run(self) except -1:
         """Send all, read all. An error ends it, and is kept for when the replies that
         came before it have been looked at; an interrupt is raised at once."""
+        self.deadline = self.session.begin()
         try:
             self.prepare()
             if self.session.wire.by_fd:
@@ -71,8 +73,9 @@ cdef class Batch:
             if self.encoded == 0:
                 raise  # an argument nobody can encode: nothing was sent
             self.session.out.clear()  # what is not sent yet never is
+            self.error = self.session.read_failed(error, self.deadline)
             try:
-                self.connection.failed(self.session, error, True)
+                self.connection.failed(self.session, self.error, True)
             except Exception as told:
                 self.error = told
         except BaseException:
@@ -116,7 +119,9 @@ cdef class Batch:
         x.whole = x.replies = 0
         x.enough = ENOUGH_BYTES
         x.big = BIG_BYTES
-        x.reading = cp_patience_of(idle_ns, CP_FOREVER)
+        x.reading = cp_patience_of(idle_ns, self.deadline)
+        x.sent_at = s.sent_at = 0
+        x.late = False
         sending.many = NULL
         s.reading = True
         s.users += 1
@@ -124,7 +129,7 @@ cdef class Batch:
             while len(self.replies) < len(self.requests):
                 self.encode_some()
                 out = s.detach()
-                lay_out(&sending, out, idle_ns)
+                lay_out(&sending, out, idle_ns, self.deadline)
                 x.iov = sending.many
                 if sending.many == NULL:
                     x.iov = sending.few
@@ -135,6 +140,8 @@ cdef class Batch:
                 PyMem_RawFree(sending.many)
                 sending.many = NULL
                 s.sent(out)
+            if self.deadline != CP_FOREVER:
+                s.spend(READING)
         finally:
             s.reading = False
             s.leave()
@@ -159,6 +166,7 @@ cdef class Batch:
             x.wanted = <size_t>(self.encoded - len(self.replies))
             with nogil:
                 st = cp_exchange_step(x, &s.wire.raw, s.inbox, s.scan, &err)
+            s.sent_at = x.sent_at
             self.build(x)
             if st == CP_OK:
                 if x.count == 0 and (x.more or len(self.replies) == len(self.requests)):
@@ -206,6 +214,7 @@ cdef class Batch:
 
     cdef int accept(self, object reply) except -1:
         """Enter a reply into the ledger; one that ends the connection is raised."""
+        self.session.taken = True
         self.parser.account(self.session, reply)
         self.replies.append(reply)
         return 0
@@ -280,7 +289,9 @@ cdef class PipelineBase(ClientBase):
         cdef Batch batch
         cdef tuple args
         cdef dict options
-        cdef int why = self.why_not(connection) if are_tuples(commands) else CLIENT
+        cdef int why
+        check(BEFORE)
+        why = self.why_not(connection) if are_tuples(commands) else CLIENT
         if why != TAKEN:
             note(why)
             return None

@@ -20,6 +20,7 @@ cdef class PoolBase:
     cdef Dials dials
     cdef bint closed                # to callers: nothing is lent any more
     cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: for any time
+    cdef bint warm                  # connections are dialled ahead
     cdef uint32_t fork_generation   # when the slots were made
     cdef int64_t timeout_ns         # how long an exhausted pool lets a caller wait
     cdef uint32_t waiting_limit     # how many callers may wait

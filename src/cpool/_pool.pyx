@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._dials cimport Dials
+from cpool._deadline cimport BEFORE, WAITING, check, due, spend, taken
 from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, generic_delattr, \
     is_patched, watch_dict
 from cpool._session cimport Session
@@ -26,6 +27,7 @@ cp_fork_watch()
 
 
 @cython.internal
+@cython.no_gc_clear  # __dealloc__ needs slots and numbers
 @cython.final
 cdef class Claim:
     """All idle connections, taken off the list and put back in the same order, and those
@@ -34,11 +36,16 @@ cdef class Claim:
     cdef PoolBase pool
     cdef Slots slots
     cdef list numbers
+    cdef Py_ssize_t given   # how many of them are back
 
     def __cinit__(self, PoolBase pool):
         self.pool = pool
         self.slots = pool.slots
         self.numbers = []
+
+    def __dealloc__(self):
+        if self.numbers is not None:  # a block without memory may not call __exit__
+            self.give_back()
 
     def __enter__(self):
         cdef list connections = []
@@ -55,15 +62,21 @@ cdef class Claim:
         except BaseException:  # memory has run out
             if slot != CP_SLOT_NONE:
                 self.slots.give_back(slot, self.slots.conns[slot])
-            self.__exit__()
+            self.give_back()
             raise
 
     def __exit__(self, *_):
-        if not self.slots.fifo:  # the newest was taken first
-            self.numbers.reverse()
-        for slot in self.numbers:
+        self.give_back()
+
+    cdef int give_back(self) except -1:
+        cdef Py_ssize_t n = len(self.numbers)
+        cdef uint32_t slot
+        while self.given < n:
+            self.given += 1
+            # the newest of a lifo pool was taken first
+            slot = self.numbers[self.given - 1 if self.slots.fifo else n - self.given]
             self.slots.give_back(slot, self.slots.conns[slot])
-        self.numbers = []
+        return 0
 
 
 cdef object OBSERVED = frozenset(("get_connection", "release"))
@@ -121,15 +134,18 @@ cdef class PoolBase:
         """Let connections above the limit be closed when they come back."""
         self.slots.shrinking = True
 
-    def _set_ageing(self, max_idle_time, max_lifetime):
-        """For how long connections may be idle, and live, in seconds; None: for ever."""
+    def _set_ageing(self, max_idle_time, max_lifetime, bint warm):
+        """For how long connections may be idle, and live, in seconds; None: for ever. warm:
+        those that have ended while they were idle are to be replaced."""
         self.max_idle_ns = ns_of(max_idle_time)
         self.max_lifetime_ns = ns_of(max_lifetime)
+        self.warm = warm
         self.set_ageing_of(self.slots)
 
     cdef int set_ageing_of(self, Slots slots) except -1:
         slots.max_idle_ns = self.max_idle_ns
         slots.max_lifetime_ns = self.max_lifetime_ns
+        slots.warm = self.warm
         slots.ageing = self.max_idle_ns != CP_FOREVER or self.max_lifetime_ns != CP_FOREVER
         return 0
 
@@ -227,6 +243,7 @@ cdef class PoolBase:
         cdef cp_slot *cell
         cdef int64_t until = 0
         cdef char byte = 0
+        check(BEFORE)
         self.check_fork()
         slots = self.slots
         slot = slots.take()
@@ -301,11 +318,13 @@ cdef class PoolBase:
             now = cp_clock_now()
             if until[0] == 0:
                 until[0] = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
-            slot = slots.wait(until[0], self.waiting_limit)
+            slot = slots.wait(min(until[0], due()), self.waiting_limit)
+            spend(WAITING, now)
             if slot == CP_SLOT_NONE:
+                check(WAITING)
                 raise self._timed_out()
             return slot
-        with self._lock:  # idle ones may be being closed: they come back in a moment
+        with taken(self._lock):  # idle ones may be being closed: they come back in a moment
             slot = slots.take()
         if slot == CP_SLOT_NONE:
             slots.refused += 1
@@ -355,10 +374,10 @@ cdef class PoolBase:
         return True
 
     def _take_stale(self):
-        """Take the idle connections that are to be closed: (the slots, the connections by
-        number, in how many seconds the next is to be). They count as lent until _vacate()."""
+        """Take the idle connections that are to be closed: the slots, and the connections by
+        number. They count as lent until _vacate()."""
         self.check_fork()
-        return self.slots, *self.slots.take_stale()
+        return self.slots, self.slots.take_stale()
 
     def _vacate(self, Slots slots, uint32_t slot):
         """A connection that was taken is closed: its slot is free."""

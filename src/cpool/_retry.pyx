@@ -10,6 +10,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._deadline cimport Dial, any_in_force, bounded
 from cpool._gates cimport cp_type_version, dict_version, generic_delattr, watch_dict
 from cpool._session cimport Session
 
@@ -26,6 +27,27 @@ def set_original(call_with_retry):
     """Tell which call_with_retry the joined policies may stand in for."""
     global ORIGINAL_CALL
     ORIGINAL_CALL = call_with_retry
+
+
+@cython.internal
+@cython.final
+cdef class Ending:
+    """Attempts, until an error that no policy is to see: it gets the attempts themselves
+    as their result then."""
+    cdef object do
+    cdef tuple errors
+    cdef object error
+
+    def __cinit__(self, do, tuple errors):
+        self.do = do
+        self.errors = errors
+
+    def __call__(self):
+        try:
+            return self.do()
+        except self.errors as error:
+            self.error = error
+            return self
 
 
 cdef class RetryBase:
@@ -87,12 +109,32 @@ cdef class RetryBase:
 
     def by_policy(self, do, fail, is_retryable, with_failure_count):
         """The wrapped policy's own call, with the arguments its version knows."""
+        cdef Ending ending
         kwargs = {}
         if is_retryable is not None:
             kwargs["is_retryable"] = is_retryable
         if with_failure_count:
             kwargs["with_failure_count"] = True
-        return self.inner.call_with_retry(do, fail, **kwargs)
+        policy = self.inner
+        if any_in_force():
+            policy = bounded(policy, self.dial())
+        if not self.final:
+            return policy.call_with_retry(do, fail, **kwargs)
+        ending = Ending(do, self.final)
+        result = policy.call_with_retry(ending, fail, **kwargs)
+        if result is not ending:
+            return result
+        error, ending.error = ending.error, None
+        try:
+            raise error
+        finally:
+            error = None  # no reference cycle through the traceback
+
+    cdef Dial dial(self):
+        """What is being dialled through this policy, under a deadline, or None."""
+        if self.connection == NULL or Py_REFCNT(<PyObject *>self.connection) == 0:
+            return None
+        return (<ConnBase>self.connection).dial
 
     def part(self):
         """The connection is gone, or has another policy: be the wrapped one only."""
@@ -185,8 +227,10 @@ cdef class Replay:
             else self.do()
 
 
-def bind_retry(RetryBase retry, ConnBase connection, inner):
-    """Join a retry object to a connection; the reference back is not counted."""
+def bind_retry(RetryBase retry, ConnBase connection, inner, tuple final=()):
+    """Join a retry object to a connection; the reference back is not counted. final:
+    errors that end the retries."""
     retry.inner = inner
+    retry.final = final
     retry.connection = <void *>connection
     return retry

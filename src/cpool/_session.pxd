@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The session: one socket's life, its buffers and its ledger. Layer 3."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
+from cpool._deadline cimport Dial
 from cpool._resp cimport Outbox, Packer, Reader, cp_buf, cp_scan, cp_status
 from cpool._wire cimport Wire, cp_patience, cp_wire, iovec
 
@@ -30,6 +31,20 @@ cdef enum:
     BIG_BYTES = 65536
 
 
+cdef class InFlight:
+    """The commands entered since the ledger was last at zero: one, a pipeline or a
+    transaction. To replay any of them is to replay all."""
+    cdef object table           # judge(args) -> (name, whether it may run twice)
+    cdef dict known             # what it has said of names that decide alone
+    cdef list names             # of the first few
+    cdef Py_ssize_t count
+    cdef bint harmful           # one of them must not run twice
+    cdef uint64_t sent_before, received_before  # the wire's counts when they began
+
+    cdef int begin(self, cp_wire *wire) except -1
+    cdef int add(self, tuple args) except -1
+
+
 cdef class Session:
     """From connect to disconnect: everything that belongs to one socket.
 
@@ -51,14 +66,26 @@ cdef class Session:
     cdef bint closed        # nobody is to enter any more
     cdef bint begun         # something was sent
     cdef bint broken        # a send has begun and is not known to have ended
+    cdef Dial dial          # while the connection is being opened under a deadline
+    # Of the verb that is going on, where there is a deadline:
+    cdef int64_t began
+    cdef int64_t sent_at    # when all was out; 0: it is not
     cdef int flags          # CP_SESSION_*: state the next borrower must not meet
+    cdef InFlight in_flight  # None: nobody asks whether a replay is harmless
 
     cdef int enter(self, tuple args) except -1
     cdef int note_request(self, const char *data, size_t size) except -1
+    cdef int64_t begin(self) except -1
+    cdef int spend(self, int stage) except -1
+    cdef object told(self, object error, int64_t deadline, int stage)
+    cdef object read_failed(self, object error, int64_t deadline)
+    cdef Py_ssize_t received(self) noexcept
+    cdef int note_in_flight(self, object requests) except -1
+    cdef bint may_have_run(self) noexcept
     cdef Outbox detach(self)
     cdef int sent(self, Outbox out) except -1
     cdef int flush(self) except -1
-    cdef int flush_by_method(self) except -1
+    cdef int flush_by_method(self, int64_t deadline) except -1
     cdef int take_it_back(self, Outbox out) except -1
     cdef int send_first(self, Sending *sending, Outbox out) except -1
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil
@@ -78,10 +105,10 @@ cdef object NOT_QUIET           # the error of an exchange that has found a repl
 
 cdef object from_status(int status, int err)
 cdef object in_use_elsewhere()
-cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns, int64_t deadline) except -1
 cdef bint can_read(Session s, cp_patience *p) except -1
 cdef Session begin_session(object connection, object make_error)
-cdef object packed(list chunks, Py_ssize_t commands, list effects)
+cdef object packed(list chunks, list requests, Py_ssize_t commands, list effects)
 cdef list effects_of(object args)
 cdef list note_packed(Session s, object command)
 cdef int append_packed(Session s, object command) except -1

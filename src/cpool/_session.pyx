@@ -15,14 +15,16 @@ from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_GET_BUFFER
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from cpool._deadline cimport DIALLING, READING, WRITING, Deadline, current, due
 from cpool._resp cimport (
     CP_AGAIN, CP_BIG, CP_E_EOF, CP_E_INTR, CP_E_NOMEM, CP_E_PROTO, CP_E_RTIMEOUT, CP_OK,
     cp_buf_commit, cp_buf_end, cp_buf_head, cp_buf_reserve, cp_buf_room, cp_buf_size,
     cp_scan_request, cp_scan_step, cp_status, raise_protocol_error, Outbox, Packer, Reader,
 )
 from cpool._wire cimport (
-    CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_patience_of, cp_peeked,
-    cp_patience, cp_wire, cp_wire_peek, cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
+    CP_FOREVER, CP_PEEK_CLOSED, CP_PEEK_DATA, CP_PEEK_QUIET, Wire, cp_clock_now,
+    cp_patience, cp_patience_is_over, cp_patience_of, cp_peeked, cp_wire, cp_wire_peek,
+    cp_wire_recv, cp_wire_send, cp_wire_wait, iovec,
 )
 
 cdef extern from "Python.h":
@@ -31,6 +33,8 @@ cdef extern from "Python.h":
 cdef enum:
     # How much room a recv() gets at least.
     RECV_ROOM_BYTES = 16384
+    # How many of the commands in flight are remembered by name.
+    FEW = 5
 
 
 class NotQuiet(Exception):
@@ -43,7 +47,7 @@ cdef object NOT_QUIET = NotQuiet
 class Packed(list):
     """Packed commands that know how many they are, for the ledger."""
 
-    __slots__ = ("commands", "chunks", "effects")
+    __slots__ = ("commands", "chunks", "effects", "requests")
 
 
 cdef object from_status(int status, int err):
@@ -57,6 +61,36 @@ cdef object in_use_elsewhere():
     from cpool import errors
 
     return errors.in_use_elsewhere()
+
+
+@cython.final
+cdef class InFlight:
+    def __cinit__(self, table):
+        self.table = table
+        self.known = table.known
+        self.names = []
+
+    cdef int begin(self, cp_wire *wire) except -1:
+        self.names = []
+        self.count = 0
+        self.harmful = False
+        self.sent_before = wire.sent_bytes
+        self.received_before = wire.received_bytes
+        return 0
+
+    cdef int add(self, tuple args) except -1:
+        cdef object name = args[0] if args else ""
+        cdef tuple said = None
+        if type(name) is str:
+            said = self.known.get(name)
+        if said is None:
+            said = self.table.judge(args)
+        self.count += 1
+        if len(self.names) < FEW:
+            self.names.append(said[0])
+        if not said[1]:
+            self.harmful = True
+        return 0
 
 
 @cython.final
@@ -100,6 +134,8 @@ cdef class Session:
             args = self.packer.plain(args)
             out = self.out  # Python code may have let another thread send it
             self.packer.append(out, args)
+        if self.in_flight is not None:
+            self.note_in_flight((args,))
         return self.note_request(out.buf.data + out.name_off, out.buf.len - out.name_off)
 
     cdef int note_request(self, const char *data, size_t size) except -1:
@@ -119,6 +155,76 @@ cdef class Session:
                 second = NULL
         self.flags = cp_session_after(self.flags, name, name_len, second, second_len)
         return 0
+
+    cdef int64_t begin(self) except -1:
+        """A verb begins. Returns when it must have ended: see spend() and told()."""
+        cdef int64_t deadline = due()
+        if deadline != CP_FOREVER:
+            self.began = self.sent_at = cp_clock_now()
+        return deadline
+
+    cdef int spend(self, int stage) except -1:
+        """Account for the time of a verb under a deadline so far: in a stage, or in the
+        dialling that it is part of."""
+        cdef Deadline deadline = current()
+        cdef int64_t now = cp_clock_now()
+        if self.dial is not None:
+            self.dial.settle()
+        elif deadline is not None:
+            if stage == READING:
+                deadline.add(WRITING, self.sent_at - self.began)
+                self.began = self.sent_at
+            deadline.add(stage, now - self.began)
+        self.began = self.sent_at = now
+        return 0
+
+    cdef object told(self, object error, int64_t deadline, int stage):
+        """What to raise for the error a verb has ended with: for a timeout, if the deadline
+        has passed, the deadline's own."""
+        cdef Deadline struck = current()
+        from cpool import errors
+
+        if struck is None or deadline == CP_FOREVER:
+            return error
+        self.spend(stage)
+        if cp_clock_now() < deadline or not errors.is_timeout(error):
+            return error
+        return struck.exceeded(DIALLING if self.dial is not None else stage,
+                               self.received() if stage == READING else 0,
+                               self.flags & CP_SESSION_LEAVING != 0)
+
+    cdef object read_failed(self, object error, int64_t deadline):
+        """The same where a read was to follow. A timeout of redis-py's gets a note of how far
+        the reply was."""
+        cdef bint sent = deadline == CP_FOREVER or self.sent_at != 0
+        from cpool import errors
+
+        error = self.told(error, deadline, READING if sent else WRITING)
+        if errors.is_read_timeout(error):
+            errors.note_received(error, self.received())
+        return error
+
+    cdef Py_ssize_t received(self) noexcept:
+        """How many bytes have come of the next reply."""
+        return <Py_ssize_t>(cp_buf_size(&self.reader.buf) + self.reader.big_got)
+
+    cdef int note_in_flight(self, object requests) except -1:
+        """Remember commands, given by their arguments, before the ledger counts them. A
+        transaction is one with what was queued in it."""
+        if self.owed == 0 and not self.flags & CP_SESSION_MULTI:
+            self.in_flight.begin(&self.wire.raw)
+        for args in requests:
+            self.in_flight.add(args)
+        return 0
+
+    cdef bint may_have_run(self) noexcept:
+        """Whether a replay of what is in flight could do twice what may be done once only.
+        Of one command whose reply has come, be it an error that ends the session, the
+        outcome is known; of many, those before that reply have run."""
+        return (self.in_flight is not None and self.in_flight.harmful
+                and self.wire.raw.sent_bytes != self.in_flight.sent_before
+                and (self.owed > 0 or self.flags & CP_SESSION_OPEN != 0
+                     or (self.taken and self.in_flight.count > 1)))
 
     cdef Outbox detach(self):
         """Take what is to be sent, so that another thread's commands find an outbox of
@@ -144,12 +250,14 @@ cdef class Session:
         cdef Outbox out
         cdef cp_status st = CP_OK
         cdef int err = 0
+        cdef int64_t deadline
         if self.out.is_empty():
             return 0
+        deadline = self.begin()
         if not self.wire.by_fd:
-            return self.flush_by_method()
+            return self.flush_by_method(deadline)
         out = self.detach()
-        lay_out(&sending, out, self.wire.idle_ns())
+        lay_out(&sending, out, self.wire.idle_ns(), deadline)
         self.users += 1
         try:
             while True:
@@ -162,10 +270,12 @@ cdef class Session:
             self.leave()
             PyMem_RawFree(sending.many)
         if st != CP_OK:
-            raise from_status(st, err)
+            raise self.told(from_status(st, err), deadline, WRITING)
+        if deadline != CP_FOREVER:
+            self.spend(WRITING)
         return self.sent(out)
 
-    cdef int flush_by_method(self) except -1:
+    cdef int flush_by_method(self, int64_t deadline) except -1:
         """The same by the socket's own method."""
         cdef Outbox out = self.detach()
         cdef size_t at = 0
@@ -175,16 +285,19 @@ cdef class Session:
 
         try:
             for i in range(out.count):
-                self.wire.sock.sendall(data[at:out.segments[i].upto])
-                self.wire.sock.sendall(PyMemoryView_FromMemory(
-                    <char *>out.segments[i].data, <Py_ssize_t>out.segments[i].size, PyBUF_READ))
+                self.wire.send_by_method(data[at:out.segments[i].upto], deadline)
+                self.wire.send_by_method(PyMemoryView_FromMemory(
+                    <char *>out.segments[i].data, <Py_ssize_t>out.segments[i].size, PyBUF_READ),
+                    deadline)
                 at = out.segments[i].upto
             if at < <size_t>len(data):
-                self.wire.sock.sendall(data[at:] if at else data)
-        except TimeoutError:
-            raise errors.write_timed_out() from None
+                self.wire.send_by_method(data[at:] if at else data, deadline)
+        except (TimeoutError, errors.Timeout):
+            raise self.told(errors.write_timed_out(), deadline, WRITING) from None
         except OSError as error:
             raise errors.write_error(error) from None
+        if deadline != CP_FOREVER:
+            self.spend(WRITING)
         return self.sent(out)
 
     cdef cp_status pump(self, Sending *sending, cp_patience *p, int *err) noexcept nogil:
@@ -201,6 +314,8 @@ cdef class Session:
             st = send_laid_out(&self.wire.raw, sending, err)
             if st != CP_OK:
                 return st
+            if p.deadline != CP_FOREVER:
+                self.sent_at = cp_clock_now()
         while True:
             if cp_buf_reserve(self.inbox, RECV_ROOM_BYTES) != CP_OK:
                 return CP_E_NOMEM
@@ -215,6 +330,8 @@ cdef class Session:
                 return st
             if self.scan.body and self.scan.body_len > BIG_BYTES:
                 return CP_BIG
+            if cp_patience_is_over(p):
+                return CP_E_RTIMEOUT
 
     cdef cp_status pump_by_method(self, cp_patience *p) except *:
         """The same through the socket's methods, one receive at a time."""
@@ -231,7 +348,7 @@ cdef class Session:
         st = reader.scan_step()
         if st == CP_AGAIN and reader.scan.body and reader.scan.body_len > BIG_BYTES:
             return CP_BIG
-        return st
+        return CP_E_RTIMEOUT if st == CP_AGAIN and cp_patience_is_over(p) else st
 
     cdef int fill_big(self, cp_patience *p) except -1:
         """Receive the rest of a large string where it will live, and its CR LF into
@@ -279,6 +396,8 @@ cdef class Session:
                 cp_buf_commit(&reader.buf, got - room)
                 got = room
             reader.big_got += got
+            if cp_patience_is_over(p) and reader.big_got < reader.big_len:
+                raise from_status(CP_E_RTIMEOUT, 0)
         return 0
 
     cdef object next_reply(self, bint decode, cp_patience *p, bint own_patience, bint look):
@@ -301,7 +420,9 @@ cdef class Session:
         try:
             if self.wire.by_fd and not self.out.is_empty() and self.reader.big is None:
                 out = self.detach()
-                lay_out(&sending, out, p.idle_ns if own_patience else self.wire.idle_ns())
+                lay_out(&sending, out, p.idle_ns if own_patience else self.wire.idle_ns(),
+                        p.deadline)
+                self.sent_at = 0
             return self.receive(decode, p, &sending, out)
         finally:
             self.reading = False
@@ -365,6 +486,7 @@ cdef class Session:
                 st = send_laid_out(&self.wire.raw, sending, &err)
         if st != CP_OK:
             raise from_status(st, err)
+        self.sent_at = cp_clock_now()
         return self.sent(out)
 
     cdef bint has_unread(self) noexcept:
@@ -398,14 +520,14 @@ cdef class Session:
                 and self.out.is_empty() and not self.broken)
 
 
-cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns) except -1:
+cdef int lay_out(Sending *sending, Outbox out, int64_t idle_ns, int64_t deadline) except -1:
     """List what goes to the wire: stretches of the buffer and, between them, the large
     arguments where they are. `many` is the caller's to free."""
     cdef iovec *iov = sending.few
     cdef size_t at = 0
     cdef int i, n = 0
     sending.many = NULL
-    sending.patience = cp_patience_of(idle_ns, CP_FOREVER)
+    sending.patience = cp_patience_of(idle_ns, deadline)
     if out.count:
         iov = sending.many = <iovec *>PyMem_RawMalloc((2 * out.count + 1) * sizeof(iovec))
         if iov == NULL:
@@ -490,7 +612,7 @@ cdef bint can_read_by_method(Session s, cp_patience *p) except -1:
     except Exception as error:
         from cpool import errors
 
-        if errors.is_read_timeout(error):
+        if errors.is_timeout(error):
             return False
         raise
     if st == CP_E_EOF:
@@ -520,8 +642,9 @@ def packer_of(encoder, bint split_large=False):
     return Packer(encoder.encode, utf8, split_large)
 
 
-cdef object packed(list chunks, Py_ssize_t commands, list effects):
+cdef object packed(list chunks, list requests, Py_ssize_t commands, list effects):
     result = Packed(chunks)
+    result.requests = requests
     result.commands = commands
     result.chunks = len(chunks)
     result.effects = effects
@@ -556,6 +679,8 @@ cdef list note_packed(Session s, object command):
     """Enter packed chunks into the ledger; returns them as a list."""
     cdef list chunks = [command] if isinstance(command, bytes) else list(command)
     if type(command) is Packed and len(command) == command.chunks:
+        if s.in_flight is not None:
+            s.note_in_flight(command.requests)
         s.owed += command.commands
         for effect in command.effects:
             note_name(s, effect)
@@ -596,6 +721,8 @@ cdef int note_opaque(Session s, list chunks) except -1:
     cdef size_t name_len = 0, second_len = 0
     cdef const char *name = NULL
     cdef const char *second = NULL
+    if s.in_flight is not None:
+        s.note_in_flight(requests_of(data))
     while at < size:
         if cp_scan_request(PyBytes_AS_STRING(data) + at, size - at, &length, &name, &name_len,
                            &second, &second_len) != CP_OK:
@@ -605,6 +732,34 @@ cdef int note_opaque(Session s, list chunks) except -1:
         s.flags = cp_session_after(s.flags, name, name_len, second, second_len)
         at += length
     return 0
+
+
+def requests_of(bytes data):
+    """The arguments of commands that are packed; () for what can't be taken apart."""
+    cdef size_t at = 0, length = 0, size = <size_t>len(data)
+    cdef size_t name_len = 0, second_len = 0
+    cdef const char *name = NULL
+    cdef const char *second = NULL
+    requests = []
+    while at < size:
+        if cp_scan_request(PyBytes_AS_STRING(data) + at, size - at, &length, &name, &name_len,
+                           &second, &second_len) != CP_OK:
+            return [*requests, ()]
+        requests.append(words_of(data[at:at + length]))
+        at += length
+    return requests
+
+
+cdef tuple words_of(bytes request):
+    """The words of one packed command that was scanned."""
+    cdef list words = []
+    cdef Py_ssize_t end, size, at = request.find(b"\n") + 1
+    while at < len(request):
+        end = request.find(b"\r\n", at)
+        size = int(request[at + 1:end])
+        words.append(request[end + 2:end + 2 + size])
+        at = end + size + 4
+    return tuple(words)
 
 
 cdef int append_bytes(Outbox out, object data) except -1:

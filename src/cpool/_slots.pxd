@@ -107,6 +107,7 @@ cdef class Slots:
     cdef bint dials_full        # as many dials are under way as may be
     cdef uint32_t warming       # connections that are dialled ahead, for nobody yet
     cdef bint shrinking         # there may be more connections than cells.max
+    cdef bint warm              # idle connections that have ended are to be replaced
     cdef bint ageing            # connections grow stale: their cells' `stale` is kept
     cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: any time
     cdef object emptied         # a lock that is held: released when a slot above the limit
@@ -131,9 +132,10 @@ cdef class Slots:
     cdef int came_back(self, uint32_t slot) noexcept
     cdef int rest(self, cp_slot *cell) noexcept
     cdef bint is_too_many(self) noexcept
-    cdef tuple take_stale(self)
+    cdef dict take_stale(self)
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept
     cdef bint is_unconnected(self, uint32_t slot) except -1
+    cdef bint has_ended(self, uint32_t slot) except -1
     cdef int put_back_all(self, list kept, dict found) except -1
     cdef int64_t oldest_use_ns(self) noexcept
     cdef int adopt(self, uint32_t slot, object connection) except -1

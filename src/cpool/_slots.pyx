@@ -16,6 +16,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 
 from cpool._conn cimport ConnBase
+from cpool._session cimport Session
+from cpool._wire cimport CP_PEEK_CLOSED
 
 
 @cython.final
@@ -57,7 +59,8 @@ cdef class Slots:
         self.home.slots = <void *>self
 
     def __dealloc__(self):
-        self.home.slots = NULL
+        if self.home is not None:  # memory ran out before it was made
+            self.home.slots = NULL
         cp_waitq_destroy(&self.waiters)
         cp_slots_free(&self.cells)
 
@@ -230,29 +233,28 @@ cdef class Slots:
         self.shrinking = False
         return False
 
-    cdef tuple take_stale(self):
+    cdef dict take_stale(self):
         """Idle connections that are to be closed, by slot, now the caller's: grown stale, of
-        an older generation, not connected, or above the limit. In how many seconds the next
-        grows stale.
+        an older generation, not connected, or above the limit.
 
         No Python code runs while the others are off the list."""
         cdef dict found = {}
         cdef list kept = []
-        cdef int64_t now = cp_clock_now(), next_ns = CP_FOREVER
+        cdef int64_t now = cp_clock_now()
         cdef uint32_t slot = self.take_idle()
         try:
             while slot != CP_SLOT_NONE:
-                if self.is_stale(slot, now) or self.is_unconnected(slot):
+                if self.is_stale(slot, now) or self.is_unconnected(slot) \
+                        or (self.warm and self.has_ended(slot)):
                     found[slot] = self.lend(slot)
                 else:
-                    next_ns = min(next_ns, cp_slots_at(&self.cells, slot).stale - now)
                     kept.append(slot)
                 slot = self.take_idle()
         finally:  # memory may have run out
             if slot != CP_SLOT_NONE:
                 self.offer(slot)
             self.put_back_all(kept, found)
-        return found, None if next_ns >= CP_FOREVER - now else next_ns / 1e9
+        return found
 
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept:
         """Whether an idle connection may not be used any more; counts why."""
@@ -269,6 +271,15 @@ cdef class Slots:
         """Whether an idle connection of ours is none: dialling it has failed."""
         cdef object connection = self.conns[slot]
         return isinstance(connection, ConnBase) and (<ConnBase>connection).sock is None
+
+    cdef bint has_ended(self, uint32_t slot) except -1:
+        """Whether the server has closed an idle connection, as far as can be told."""
+        cdef char byte = 0
+        cdef Session session = None
+        if isinstance(self.conns[slot], ConnBase):
+            session = (<ConnBase>self.conns[slot]).session
+        return session is not None and session.wire.by_fd \
+            and session.wire.peek(&byte) == CP_PEEK_CLOSED
 
     cdef int put_back_all(self, list kept, dict found) except -1:
         """Put idle slots back in their order, but for the oldest if there are too many."""

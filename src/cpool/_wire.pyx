@@ -102,20 +102,42 @@ cdef class Wire:
         Raises what redis-py's parsers raise: its TimeoutError, ConnectionError for
         a would-block that is none, OSError as the socket gave it.
         """
-        cdef object before = None
-        cdef bint custom = self.gettimeout is not None and p.idle_ns != self.idle_ns()
-        if custom:
-            before = self.gettimeout()
-            self.sock.settimeout(None if p.idle_ns == CP_FOREVER else p.idle_ns / 1e9)
+        cdef object before = self.set_idle(before_deadline(p.idle_ns, p.deadline))
+        cdef Py_ssize_t got
         try:
-            return self.recv_some(to, room)
+            got = self.recv_some(to, room)
+            self.raw.received_bytes += <size_t>got
+            return got
         except WOULD_BLOCK as error:
             raise from_would_block(error, p.idle_ns == 0) from None
         except TimeoutError:
             raise from_status(<int>CP_E_RTIMEOUT, 0) from None
         finally:
-            if custom:
+            if before is not NOT_SET:
                 self.sock.settimeout(before)
+
+    cdef object set_idle(self, int64_t idle_ns):
+        """Set the socket's timeout. Returns what it was, or NOT_SET if it need not be set."""
+        cdef object before
+        if self.gettimeout is None or idle_ns == self.idle_ns():
+            return NOT_SET
+        before = self.gettimeout()
+        self.sock.settimeout(None if idle_ns == CP_FOREVER else idle_ns / 1e9)
+        return before
+
+    cdef int send_by_method(self, object data, int64_t deadline) except -1:
+        """Send all by the socket's own method, which does not tell how much of it went out
+        before an error: all of it counts. Raises what the socket raises."""
+        cdef object before = NOT_SET
+        self.raw.sent_bytes += <size_t>len(data)
+        if deadline != CP_FOREVER:
+            before = self.set_idle(before_deadline(self.idle_ns(), deadline))
+        try:
+            self.sock.sendall(data)
+        finally:
+            if before is not NOT_SET:
+                self.sock.settimeout(before)
+        return 0
 
     cdef Py_ssize_t recv_some(self, char *to, size_t room) except -1:
         cdef object view
@@ -128,12 +150,18 @@ cdef class Wire:
             finally:
                 view.release()
             check_got(got, room)
-            return got
+            return 0 if self.lost_tls() else got
         data = self.sock.recv(room)
         got = PyBytes_GET_SIZE(data)
         check_got(got, room)
         memcpy(to, PyBytes_AS_STRING(data), <size_t>got)
         return got
+
+    cdef bint lost_tls(self) except -1:
+        """Whether another thread has shut a TLS socket down: from then on its recv() gives
+        what still comes as it is, encrypted."""
+        return ssl is not None and isinstance(self.sock, ssl.SSLSocket) \
+            and self.sock.version() is None
 
     cdef bint readable_by_method(self) except -1:
         """Whether recv() would find something (bytes, or the end) at this moment.
@@ -152,6 +180,16 @@ cdef class Wire:
             return True
         raw.fd = number
         return cp_wire_wait(&raw, &none_left, &err) != CP_E_RTIMEOUT
+
+
+cdef object NOT_SET = object()
+
+
+cdef int64_t before_deadline(int64_t idle_ns, int64_t deadline) noexcept:
+    """How long a socket may wait at a time; not zero, which would stand for "do not block"."""
+    if deadline == CP_FOREVER:
+        return idle_ns
+    return min(idle_ns, max(deadline - cp_clock_now(), 1000))
 
 
 cdef int check_got(Py_ssize_t got, size_t room) except -1:

@@ -48,6 +48,14 @@ cp_patience_until(cp_patience *p)
     return p->until < p->deadline ? p->until : p->deadline;
 }
 
+/* Has the deadline passed, if there is one? Who loops over verbs must ask: where the
+ * bytes never stop coming no wait begins that could end. */
+static inline int
+cp_patience_is_over(const cp_patience *p)
+{
+    return p->deadline != CP_FOREVER && cp_clock_now() >= p->deadline;
+}
+
 /* Bytes have moved: the inactivity clock starts anew. */
 static inline void
 cp_patience_renew(cp_patience *p)

@@ -31,6 +31,8 @@ cp_exchange__send(cp_exchange *x, cp_wire *wire, int *err)
     cp_status st = cp_wire_try_send(wire, &x->iov, &x->count, err);
     if (x->count < before || (x->count > 0 && x->iov->iov_len < left))
         cp_patience_renew(&x->sending);
+    if (x->count == 0 && !x->more && x->sending.deadline != CP_FOREVER)
+        x->sent_at = cp_clock_now();
     return st;
 }
 
@@ -67,6 +69,8 @@ cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *in, cp_scan *scan, int *
             st = CP_AGAIN; /* all that was sent so far is answered */
         if (st != CP_AGAIN)
             return st;
+        if (x->late)
+            return x->count > 0 || x->more ? CP_E_WTIMEOUT : CP_E_RTIMEOUT;
         if (x->count > 0) {
             st = cp_exchange__send(x, wire, err);
             if (st != CP_OK && st != CP_AGAIN)
@@ -78,6 +82,7 @@ cp_exchange_step(cp_exchange *x, cp_wire *wire, cp_buf *in, cp_scan *scan, int *
         st = cp_exchange__receive(x, wire, in, err);
         if (st != CP_OK)
             return st;
+        x->late = cp_patience_is_over(&x->sending);
         if (sent && x->more)
             return CP_OK;
     }

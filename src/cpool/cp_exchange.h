@@ -22,6 +22,8 @@ typedef struct cp_exchange {
     int64_t big;          /* the length above which a top-level string is left unread */
     cp_patience sending;
     cp_patience reading;
+    int late;             /* the deadline has passed: what is there is the last of it */
+    int64_t sent_at;      /* when all was out; told only where there is a deadline */
     /* what was found, from the head of the buffer; the layer above consumes it */
     size_t whole;         /* bytes of whole replies and pushes */
     size_t replies;       /* how many replies these are */

@@ -54,6 +54,7 @@ cp_wire_open(cp_wire *w, int fd, int64_t idle_ns)
 {
     w->fd = fd;
     w->rcvtimeo_ns = -1;
+    w->sent_bytes = w->received_bytes = 0;
     if (idle_ns == 0)
         return; /* the owner wants it non-blocking */
     cp_wire__make_blocking(w);
@@ -82,6 +83,8 @@ cp_wire__poll(int fd, short events, cp_patience *patience, cp_status timeout,
     struct pollfd p = {fd, events, 0};
     int64_t until = cp_patience_until(patience);
     int wait_ms = -1;
+    if (cp_patience_is_over(patience))
+        return timeout;
     if (until != CP_FOREVER) {
         int64_t left = until - cp_clock_now();
         int64_t ms = left <= 0 ? 0 : (left + CP_NS_PER_MS - 1) / CP_NS_PER_MS;
@@ -152,6 +155,7 @@ cp_wire__try_send(cp_wire *w, struct iovec **iov, int *count, int *err)
                 return CP_E_INTR;
             return cp_wire__would_block(errno) ? CP_AGAIN : CP_E_WRITE;
         }
+        w->sent_bytes += (size_t)n;
         *count = cp_wire__advance(iov, *count, (size_t)n);
     }
     return CP_OK;
@@ -196,6 +200,7 @@ cp_wire_try_recv(cp_wire *w, struct iovec *iov, size_t *got, int *err)
 {
     ssize_t n = cp_wire__recv_once(w, iov, 1, 0);
     if (n > 0) {
+        w->received_bytes += (size_t)n;
         *got = (size_t)n;
         return CP_OK;
     }
@@ -218,6 +223,7 @@ cp_wire_recv(cp_wire *w, struct iovec *iov, int count, size_t *got,
     for (;;) {
         ssize_t n = cp_wire__recv_once(w, iov, count, kernel_waits);
         if (n > 0) {
+            w->received_bytes += (size_t)n;
             *got = (size_t)n;
             cp_patience_renew(patience);
             return CP_OK;

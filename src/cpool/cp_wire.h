@@ -4,7 +4,8 @@
  * for as long as a verb runs. It is made blocking with SO_RCVTIMEO, which saves
  * the poll() before each recv(); another thread may make it non-blocking again
  * at any time, so "would block" is never taken for a timeout before the time
- * has passed. Every verb takes a cp_patience and reports errno by pointer.
+ * has passed. Every verb takes a cp_patience and reports errno by pointer. After
+ * the deadline what is there is still taken, but nothing is waited for.
  * One reader and one writer at a time; shutdown() may come from any thread.
  */
 #ifndef CP_WIRE_H
@@ -19,6 +20,8 @@
 typedef struct cp_wire {
     int fd;             /* -1: none */
     int64_t rcvtimeo_ns; /* what SO_RCVTIMEO is set to; CP_FOREVER: none; -1: unknown */
+    uint64_t sent_bytes;     /* how many the kernel has taken, since cp_wire_open() */
+    uint64_t received_bytes; /* and given */
 } cp_wire;
 
 typedef enum cp_peeked {

@@ -60,6 +60,18 @@ TEST(the_inactivity_time_wins_when_it_ends_earlier)
     CHECK(cp_patience_until(&p) < deadline);
 }
 
+TEST(a_deadline_is_over_once_it_has_passed)
+{
+    fault_clear();
+    cp_patience p = cp_patience_of(0, cp_clock_now() + CP_NS_PER_S);
+    CHECK(!cp_patience_is_over(&p));
+    fault_clock_advance(CP_NS_PER_S);
+    CHECK(cp_patience_is_over(&p));
+    p = cp_patience_of(0, CP_FOREVER);
+    CHECK(!cp_patience_is_over(&p));
+    fault_clear();
+}
+
 TEST(for_ever_never_comes)
 {
     cp_patience p = cp_patience_of(CP_FOREVER, CP_FOREVER);

@@ -119,7 +119,7 @@ TEST(a_closed_descriptor_is_a_read_error)
 {
     pair p = pair_open(MINUTE);
     cp_patience patience = cp_patience_of(MINUTE, CP_FOREVER);
-    cp_wire none = {-1, -1};
+    cp_wire none = {.fd = -1, .rcvtimeo_ns = -1};
     struct iovec iov = {(char[4]){0}, 4};
     size_t got = 0;
     int err = 0;
@@ -548,5 +548,23 @@ TEST(a_wait_for_either_longer_than_poll_can_ends_early)
     int err = 0;
     fault_poll_timeout();
     CHECK_EQ(cp_wire_wait_either(&p.wire, &patience, &err), CP_AGAIN);
+    pair_close(&p);
+}
+
+TEST(what_was_received_is_counted_by_either_verb)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = cp_patience_of(MINUTE, CP_FOREVER);
+    char to[4], byte;
+    struct iovec iov = {to, sizeof to};
+    size_t got = 0;
+    int err = 0;
+    say(&p, "abcdefg");
+    CHECK_EQ(cp_wire_peek(&p.wire, &byte), CP_PEEK_DATA);
+    CHECK_EQ(p.wire.received_bytes, 0);
+    CHECK_EQ(receive(&p, to, sizeof to, &got, &patience, &err), CP_OK);
+    CHECK_EQ(p.wire.received_bytes, 4);
+    CHECK_EQ(cp_wire_try_recv(&p.wire, &iov, &got, &err), CP_OK);
+    CHECK_EQ(p.wire.received_bytes, 7);
     pair_close(&p);
 }

@@ -390,3 +390,21 @@ TEST(a_try_with_nothing_to_send_makes_no_call)
     CHECK_EQ(fault_count(FAULT_SEND), 0);
     pair_close(&p);
 }
+
+TEST(what_the_kernel_has_taken_is_counted_though_the_send_ends_in_an_error)
+{
+    pair p = pair_open(MINUTE);
+    cp_patience patience = a_minute();
+    char data[] = "PING\r\n";
+    struct iovec iov = {data, 6};
+    int err = 0;
+    CHECK_EQ(p.wire.sent_bytes, 0);
+    fault_errno(FAULT_SEND, ECONNRESET);
+    CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_E_WRITE);
+    CHECK_EQ(p.wire.sent_bytes, 0);
+    fault_short(FAULT_SEND, 4);
+    fault_errno(FAULT_SEND, EPIPE);
+    CHECK_EQ(cp_wire_send(&p.wire, &iov, 1, &patience, &err), CP_E_WRITE);
+    CHECK_EQ(p.wire.sent_bytes, 4);
+    pair_close(&p);
+}

@@ -35,6 +35,7 @@ POOL_OPTIONS: dict[str, Any] = {
     "timeout": 2,
     "max_waiting": 3,
     "order": "fifo",
+    "retry_policy": "safe",
     "name": "mine",
     "min_idle": 1,
     "max_idle_time": 60.0,

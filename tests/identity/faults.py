@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from tests.identity.workload import Injected, Workload
 from tests.support.faultproxy import FaultProxy
 
 STUCK_S = 1.0
+NEAR, FAR = 200, 4000  # bytes: a few messages, a TLS handshake
 INVALIDATE = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
 
 
@@ -41,7 +43,24 @@ class Faults:
     def cut(self) -> None:
         """Close one connection within what it is being told."""
         how = self.chance.choice(("close", "reset", "half"))
-        self.proxy.replies.cut_after(self.chance.randrange(200), how)
+        self.proxy.replies.cut_after(self.chance.randrange(NEAR), how)
+
+    def cut_anywhere(self) -> None:
+        """Close one connection within what it is being told or is telling."""
+        how = self.chance.choice(("close", "reset", "half"))
+        flow = self.chance.choice((self.proxy.requests, self.proxy.replies))
+        flow.cut_after(self.chance.randrange(self.chance.choice((NEAR, FAR))), how)
+
+    def half_close(self) -> None:
+        """Tell all clients that no more replies will come."""
+        self.proxy.half_close()
+
+    def refuse(self) -> None:
+        """Be gone for a moment."""
+        self.proxy.refuse_connections()
+        self.proxy.reset_connections()
+        time.sleep(self.chance.random() * 0.02)
+        self.proxy.accept_connections()
 
     def kill(self) -> None:
         """Let the server end its connections."""
@@ -53,6 +72,12 @@ class Faults:
         time.sleep(self.timeout_s * 1.5)
         self.proxy.replies.release()
 
+    def hold(self) -> None:
+        """Let requests come after those who sent them have given up."""
+        self.proxy.requests.stall(after_bytes=self.chance.randrange(100))
+        time.sleep(self.timeout_s * 1.5)
+        self.proxy.requests.release()
+
     def push(self) -> None:
         """Say something nobody has asked for."""
         with contextlib.suppress(IndexError, TimeoutError):  # nobody is connected
@@ -61,6 +86,10 @@ class Faults:
     def split(self) -> None:
         """Deliver in pieces from here on."""
         self.proxy.replies.split(each=self.chance.choice((None, 700, 1500, 4000)))
+
+    def split_requests(self) -> None:
+        """Deliver to the server in pieces from here on."""
+        self.proxy.requests.split(each=self.chance.choice((None, 700, 1500, 4000)))
 
     def throw(self) -> None:
         """Raise an exception in a worker's thread, wherever it is."""
@@ -87,11 +116,16 @@ class Faults:
 
 
 def be_patient(pool: Any, timeout_s: float) -> None:
-    """Give all connections, old and new, another timeout."""
+    """Give all connections, old and new, another timeout, from their next connect on."""
+    set_timeout(pool, timeout_s)
+    pool.disconnect()
+
+
+def set_timeout(pool: Any, timeout_s: float) -> None:
+    """Give connections that connect from now on another timeout."""
     pool.connection_kwargs["socket_timeout"] = timeout_s
     for conn in [*pool._available_connections, *pool._in_use_connections]:
         conn.socket_timeout = timeout_s
-    pool.disconnect()
 
 
 def throw_into(thread: threading.Thread, error: type[BaseException]) -> None:
@@ -122,6 +156,7 @@ def strike_until(
             if tally.right > right:
                 right, moved_s = tally.right, now_s
             elif now_s > moved_s + STUCK_S:
+                gc.collect()  # where all wait for what is garbage, nobody makes more of it
                 faults.be_patient()
                 moved_s = now_s
             time.sleep(0.001)

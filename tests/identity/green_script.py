@@ -61,7 +61,7 @@ class Greenlet:
 
 def main(port: str, seed: str, right: str, struck: str) -> None:
     """Run and tell what came of it."""
-    client = make_client("127.0.0.1", int(port), socket_timeout=BOUND_S)
+    client = make_client(host="127.0.0.1", port=int(port), socket_timeout=BOUND_S)
     chance = random.Random(int(seed))
     strikes = 0
     with running(client, int(seed), Greenlet) as workload:

@@ -10,10 +10,8 @@ import gc
 import os
 import random
 import signal
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -23,15 +21,25 @@ import redis
 
 import cpool
 from cpool.tools.servers import EmbeddedServer
-from tests.identity.faults import Faults, be_patient, enough_of, strike_until
+from tests.identity.children import exit_status, fork, work
+from tests.identity.faults import Faults, enough_of, strike_until
+from tests.identity.rounds import (
+    HARMLESS,
+    SHORT_TIMEOUT_S,
+    calm,
+    check_after,
+    play,
+    timeout_s_for,
+    unraisable_errors,
+)
 from tests.identity.workload import (
     BOUND_S,
     Injected,
+    Trusting,
     Workload,
     check_slots,
     make_client,
     running,
-    spawn_thread,
 )
 from tests.support.faultproxy import FaultProxy
 from tests.wire.peer import by_methods
@@ -53,16 +61,12 @@ FAULTS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture
-def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let exceptions that are thrown in strike finalisers, but nothing else be lost there.
-
-    A socket that redis-py has just made when one strikes is closed by its finaliser.
-    """
-    lost: list[type[BaseException]] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda args: lost.append(args.exc_type))
-    yield
-    gc.collect()
-    assert set(lost) <= {Injected, ResourceWarning}
+def unraisable() -> Iterator[None]:
+    """Let exceptions that are thrown in strike finalisers, but nothing else be lost there."""
+    with unraisable_errors() as lost:
+        yield
+        gc.collect()
+    assert lost <= HARMLESS
 
 
 @pytest.fixture
@@ -88,26 +92,17 @@ def run(
     **options: Any,
 ) -> Workload:
     """Run the workload under faults until enough has happened; check all that must hold."""
-    socket_timeout_s = 0.02 if "delay" in kinds else BOUND_S
-    client = make_client(proxy.host, proxy.port, socket_timeout=socket_timeout_s, **options)
-    with running(client, seed) as workload:
-        faults = Faults(proxy, admin, workload, seed)
-        enough = enough_of(faults, RIGHT * factor, STRUCK * factor)
-        strike_until(faults, kinds, enough, BOUND_S * factor)
-        calm(proxy)
+    client = client_of(proxy, socket_timeout=timeout_s_for(kinds), **options)
+    workload = Workload(client, seed)
+    play(workload, proxy, admin, kinds, RIGHT * factor, STRUCK * factor, BOUND_S * factor)
     assert workload.tally.foreign == []
-    gc.collect()
-    be_patient(client.connection_pool, BOUND_S)
-    check_slots(client.connection_pool)
-    client.connection_pool.disconnect()
+    check_after(client.connection_pool)
     return workload
 
 
-def calm(proxy: FaultProxy) -> None:
-    """End all faults."""
-    proxy.replies.split()
-    proxy.replies.release()
-    proxy.close_connections()
+def client_of(proxy: FaultProxy, **options: Any) -> redis.Redis:
+    """Make a client that goes through the proxy."""
+    return make_client(host=proxy.host, port=proxy.port, **options)
 
 
 each_client = pytest.mark.parametrize(
@@ -176,47 +171,19 @@ def test_every_reply_is_its_callers_own_for_long(
 # Forks
 
 
-def child(client: redis.Redis, seed: int) -> int:
-    """Do in a child what the parent does, on the pool it was born with."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(BOUND_S))
-    workload = Workload(client, seed, f"child{seed}")
-    workload.start(spawn_thread, 2)
-    while workload.tally.right < 20 and not workload.tally.foreign:
-        time.sleep(0.002)
-    workload.stop()
-    gc.collect()
-    check_slots(client.connection_pool)
-    return len(workload.tally.foreign)
-
-
-def fork(client: redis.Redis, seed: int) -> int:
-    """Start a child; its exit status is how many replies were foreign, 99 for an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads are running: our point
-        pid = os.fork()
-    if pid:
-        return pid
-    status = 99
-    try:
-        status = child(client, seed)
-    finally:
-        os._exit(status)
-
-
 @each_client
 @pytest.mark.parametrize("children", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_children_and_their_parent_get_their_own_replies(
     proxy: FaultProxy, children: int, client_class: Any
 ) -> None:
-    client = make_client(proxy.host, proxy.port, client_class=client_class, socket_timeout=BOUND_S)
+    client = client_of(proxy, client_class=client_class, socket_timeout=BOUND_S)
     chance = random.Random(SEED)
     with running(client, SEED) as workload:
         for number in range(children):
-            pid = fork(client, SEED + number)
+            seed = SEED + number
+            pid = fork(lambda seed=seed: work(client, seed))
             time.sleep(chance.random() * 0.02)
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            assert status == 0, f"child {number}: {status}"
+            assert exit_status(pid) == 0, f"child {number}"
     assert workload.tally.foreign == []
     assert workload.tally.right > 0
     gc.collect()
@@ -240,7 +207,7 @@ def is_within(function: Any, frame: FrameType | None) -> bool:
 def test_interrupts_of_the_main_thread_mix_up_nothing(
     proxy: FaultProxy, strikes: int, client_class: Any
 ) -> None:
-    client = make_client(proxy.host, proxy.port, client_class=client_class, socket_timeout=BOUND_S)
+    client = client_of(proxy, client_class=client_class, socket_timeout=BOUND_S)
     main = threading.main_thread().ident
     chance = random.Random(SEED)
     over = threading.Event()
@@ -295,22 +262,12 @@ def test_greenlets_that_are_killed_mix_up_nothing(
 # The proof that it can fail
 
 
-class Trusting(cpool.ConnectionPool):
-    """A pool without a ledger: whatever comes back is taken for clean."""
-
-    def release(self, connection: Any) -> None:
-        """Forget what the connection is owed."""
-        if connection._session is not None:
-            connection._session.owed = 0
-        super().release(connection)
-
-
 @pytest.mark.parametrize("pool_class", [cpool.ConnectionPool, Trusting])
 def test_without_the_ledger_there_are_foreign_replies(
     proxy: FaultProxy, admin: redis.Redis, pool_class: Any
 ) -> None:
     """The same workload, the same faults; only what the pool knows is taken away."""
-    client = make_client(proxy.host, proxy.port, pool_class, socket_timeout=0.02)
+    client = client_of(proxy, pool_class=pool_class, socket_timeout=SHORT_TIMEOUT_S)
     with running(client, SEED) as workload:
         faults = Faults(proxy, admin, workload, SEED)
         enough = enough_of(faults, RIGHT, STRUCK)

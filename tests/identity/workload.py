@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,18 +27,64 @@ BOUND_S = 40.0
 FAIL = "return redis.error_reply(ARGV[1])"
 
 
+Verdict = tuple[Any, Any]  # what the reply had to be, and what it was
+Verb = Callable[[redis.Redis, str], Verdict]
+
+
 class Injected(BaseException):
     """What a test throws into a worker from outside, at any moment."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one command; verdict: the nonce and the error, where one was raised.
+
+    The exception itself would keep the frames it went through, and what is borrowed there.
+    """
+
+    kind: Literal["right", "failed", "foreign"]
+    verdict: Verdict
+    error_class: type[Exception] | None = None
+
+    @property
+    def error_name(self) -> str:
+        """The name of the error's class."""
+        return self.error_class.__name__ if self.error_class else ""
+
+
+def attempt(verb: Verb, client: redis.Redis, nonce: str) -> Outcome:
+    """Do one command and judge its reply."""
+    try:
+        wanted, got = verb(client, nonce)
+    except InvalidResponse as error:  # replies out of step
+        return Outcome("foreign", (nonce, repr(error)), type(error))
+    except (RedisError, OSError) as error:
+        return Outcome("failed", (nonce, repr(error)), type(error))
+    except Exception as error:  # a callback choked on a reply of the wrong shape
+        return Outcome("foreign", (nonce, repr(error)), type(error))
+    return Outcome("right" if wanted == got else "foreign", (wanted, got))
+
+
 @dataclass
 class Tally:
-    """What came of the commands."""
+    """What came of the commands. errors: how often which type was raised."""
 
     right: int = 0
     failed: int = 0
     injected: int = 0
-    foreign: list[tuple[Any, Any]] = field(default_factory=list)
+    foreign: list[Verdict] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    struck: int = 0  # faults
+
+    def count(self, outcome: Outcome) -> None:
+        """Add one outcome."""
+        if outcome.kind == "right":
+            self.right += 1
+        elif outcome.kind == "failed":
+            self.failed += 1
+            self.errors[outcome.error_name] += 1
+        else:
+            self.foreign.append(outcome.verdict)
 
 
 class Handle(Protocol):
@@ -63,7 +110,7 @@ class Workload:
         self.tally = Tally()
         self.handles: list[Any] = []
         self._name = name
-        self._seed = seed
+        self.seed = seed
         self._over = False
         self._left = 0
         self._lock = threading.Lock()
@@ -84,7 +131,7 @@ class Workload:
 
     def work(self, number: int) -> None:
         """Do one command after the other, whatever is thrown in."""
-        chance = random.Random(f"{self._seed}:{number}")
+        chance = random.Random(f"{self.seed}:{number}")
         serial = 0
         while True:
             try:
@@ -99,23 +146,7 @@ class Workload:
 
     def step(self, chance: random.Random, nonce: str) -> None:
         """Do one command and judge its reply."""
-        verb = chance.choice(VERBS)
-        try:
-            wanted, got = verb(self.client, nonce)
-        except InvalidResponse as error:  # replies out of step
-            self.tally.foreign.append((nonce, error))
-        except (RedisError, OSError):
-            self.tally.failed += 1
-        except Exception as error:  # a callback choked on a reply of the wrong shape
-            self.tally.foreign.append((nonce, error))
-        else:
-            if wanted == got:
-                self.tally.right += 1
-            else:
-                self.tally.foreign.append((wanted, got))
-
-
-Verdict = tuple[Any, Any]
+        self.tally.count(attempt(chance.choice(VERBS), self.client, nonce))
 
 
 def echo(client: redis.Redis, nonce: str) -> Verdict:
@@ -166,12 +197,29 @@ def transaction(client: redis.Redis, nonce: str) -> Verdict:
 
 def watch(client: redis.Redis, nonce: str) -> Verdict:
     key = "w:" + nonce.rpartition(":")[0]
-    with client.pipeline() as pipe:
-        pipe.watch(key)
-        pipe.get(key)
-        pipe.multi()
-        pipe.echo(nonce)
-        return [nonce.encode()], pipe.execute()
+    pipe = client.pipeline()
+    try:
+        with pipe:
+            pipe.watch(key)
+            pipe.get(key)
+            pipe.multi()
+            pipe.echo(nonce)
+            return [nonce.encode()], pipe.execute()
+    finally:
+        if type(pipe) is redis.client.Pipeline:
+            give_back(pipe)
+
+
+def give_back(pipe: redis.client.Pipeline) -> None:
+    """Do what redis-py's reset() leaves out if it is not answered in time.
+
+    Else the connection comes back when garbage is collected: in any thread, the proxy's too,
+    by a finaliser that sends UNWATCH and waits for the reply.
+    """
+    connection, pipe.connection, pipe.watching = pipe.connection, None, False
+    if connection is not None:
+        connection.disconnect()
+        pipe.connection_pool.release(connection)
 
 
 def wait_in_vain(client: redis.Redis, nonce: str) -> Verdict:
@@ -213,7 +261,7 @@ def forget(client: redis.Redis, nonce: str) -> Verdict:
     return nonce.encode(), got
 
 
-VERBS: list[Callable[[redis.Redis, str], Verdict]] = [
+VERBS: list[Verb] = [
     echo,
     echo,
     echo,
@@ -233,19 +281,32 @@ VERBS: list[Callable[[redis.Redis, str], Verdict]] = [
 ]
 
 
+class Trusting(cpool.ConnectionPool):
+    """A pool without a ledger, the planted bug: whatever comes back is taken for clean."""
+
+    def release(self, connection: Any) -> None:
+        """Forget what the connection is owed."""
+        if connection._session is not None:
+            connection._session.owed = 0
+        super().release(connection)
+
+
 def make_client(
-    host: str,
-    port: int,
     pool_class: Any = cpool.BlockingConnectionPool,
     client_class: Any = redis.Redis,
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+    timeout: float = BOUND_S,
+    retries: int = 0,
     **options: Any,
 ) -> redis.Redis:
-    """Make a client that never retries, so that no error is papered over."""
-    pool = pool_class(
-        host=host, port=port, max_connections=MAX_CONNECTIONS, timeout=BOUND_S, **options
-    )
+    """Make a client on a pool of its own; unless told it never retries, and papers over no error.
+
+    timeout: seconds to wait for a connection. options: of the pool and its connections.
+    """
+    pool = pool_class(max_connections=max_connections, timeout=timeout, **options)
     client: redis.Redis = client_class(connection_pool=pool)
-    client.set_retry(Retry(NoBackoff(), 0))
+    client.set_retry(Retry(NoBackoff(), retries))
     return client
 
 
@@ -267,12 +328,12 @@ def running(
 
 def check_slots(pool: Any) -> None:
     """No slot is lost and none is shared: the pool lends as many connections as it may."""
-    stats = pool.stats()
+    stats, most = pool.stats(), pool.max_connections
     assert (stats.in_use, stats.opening, stats.waiting) == (0, 0, 0), stats
     pool.timeout = 0  # what is not there at once is lost
-    held = [pool.get_connection() for _ in range(MAX_CONNECTIONS)]
-    assert len(set(map(id, held))) == MAX_CONNECTIONS
-    assert len({conn._sock for conn in held}) == MAX_CONNECTIONS
+    held = [pool.get_connection() for _ in range(most)]
+    assert len(set(map(id, held))) == most
+    assert len({conn._sock for conn in held}) == most
     with contextlib.suppress(MaxConnectionsError):
         pool.get_connection()
         raise AssertionError("one more than there may be was lent")
@@ -282,4 +343,4 @@ def check_slots(pool: Any) -> None:
         assert conn.read_response() == b"%d" % id(conn)
         pool.release(conn)
     stats = pool.stats()
-    assert (stats.idle, stats.in_use) == (MAX_CONNECTIONS, 0), stats
+    assert (stats.idle, stats.in_use) == (most, 0), stats

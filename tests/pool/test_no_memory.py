@@ -98,3 +98,20 @@ def test_connections_that_could_not_be_claimed_stay_idle(make_pool: MakePool, or
             assert (len(idle), lent) == (N_CONNECTIONS, [])
 
     assert fails_at_each(claim, check) > N_CONNECTIONS / 4
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_claimed_connections_come_back_where_there_was_no_memory_to_say_so(
+    make_pool: MakePool, order: str
+) -> None:
+    pool = make_pool(cpool.ConnectionPool, max_connections=N_CONNECTIONS, order=order)
+    with all_lent(pool, N_CONNECTIONS):
+        pass
+    before = pool._idle()
+    claim = pool._claim_idle()  # a `with` may fail to call its __exit__
+    assert claim.__enter__() == (before[::-1], [])
+    assert pool.stats().idle == N_CONNECTIONS
+    del claim
+    assert pool._idle() == before
+    with all_lent(pool, N_CONNECTIONS):
+        pass

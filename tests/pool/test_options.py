@@ -17,6 +17,7 @@ POOLS = [cpool.ConnectionPool, cpool.BlockingConnectionPool]
 
 BAD_VALUES: list[tuple[str, list[Any], str]] = [
     ("order", ["random", None, 1, "LIFO", ["lifo"]], "lifo, fifo"),
+    ("retry_policy", ["unsafe", None, True, "SAFE", ["safe"]], "redis-py, safe"),
     ("timeout", [-1, -0.001, "5", True, float("nan"), [1]], "seconds"),
     ("max_waiting", [-1, 1.5, "2", True, 2**32], "integer"),
     ("name", [5, b"bytes", ["x"]], "string"),

@@ -8,21 +8,20 @@ connections, present and future, and counts from the moment it is set.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Literal
+
+from tests.support.unread import wait_until_read
 
 Cut = Literal["close", "reset", "half"]
 WAIT_TIMEOUT_S = 10.0
 _POLL_S = 0.1
-_PIECE_TIMEOUT_S = 1.0
 
 
 def message_end(data: bytes | bytearray, at: int = 0) -> int | None:
@@ -65,6 +64,7 @@ class Flow:
         self._cut: tuple[int, Cut] | None = None
         self._sizes: deque[int] = deque()
         self._each: int | None = None
+        self._planned: tuple[int, bytes] | None = None
 
     def stall(self, after_bytes: int | None = None, after_messages: int | None = None) -> None:
         """Let that much more pass (nothing if not told), then hold all bytes until release().
@@ -114,6 +114,30 @@ class Flow:
             self._changed.notify_all()
             if wait:
                 self._wait(lambda: not pipe.injected, "the injected bytes were not sent")
+
+    def inject_after(self, messages: int, data: bytes) -> None:
+        """Let that many more messages pass, then send bytes of our own once.
+
+        They go to the connection that comes first to that point; 0 is at once, or when the
+        next connection is opened.
+        """
+        with self._changed:
+            self._planned = (messages, data)
+            self._changed.notify_all()
+
+    def calm(self) -> None:
+        """Take back all that was set and has not struck yet."""
+        with self._changed:
+            self._cut = self._planned = None
+            self.split()
+            self.release()
+
+    def _count_message(self) -> None:
+        self.messages += 1
+        if self._messages_left is not None:
+            self._messages_left -= 1
+        if self._planned is not None:
+            self._planned = (self._planned[0] - 1, self._planned[1])
 
     def _next_size(self, n_bytes: int) -> int:
         if not self._sizes:
@@ -217,6 +241,7 @@ class _Pipe:
         """Wait for bytes that may pass, ours or the source's; None when it is over."""
         with self.flow._changed:
             while not self.link.dead:
+                self._take_planned()
                 n_bytes = self._allowance()
                 if self.injected and self.sent == 0:
                     return self.injected[0], True
@@ -229,20 +254,29 @@ class _Pipe:
                 self.flow._changed.wait()
         return None
 
+    def _take_planned(self) -> None:
+        if self.flow._planned is not None and self.flow._planned[0] == 0:
+            self.injected.append(self.flow._planned[1])
+            self.flow._planned = None
+
     def _allowance(self) -> int:
         """Count the bytes at hand that may pass now, stalls and boundaries considered."""
-        flow, limit, messages = self.flow, len(self.buffer), self.flow._messages_left
-        if self.injected and self.sent:
-            messages = 1 if messages is None else min(messages, 1)
-        if messages == 0:
-            limit = self.sent
-        elif messages is not None:
-            limit = self._end_of_message(messages)
+        flow, limit = self.flow, len(self.buffer)
+        limits = [1] if self.injected and self.sent else []
+        if flow._messages_left is not None:
+            limits.append(flow._messages_left)
+        if flow._planned is not None:
+            limits.append(flow._planned[0])
+        if limits:
+            messages = min(limits)
+            limit = self._end_of_message(messages) if messages else self.sent
         if flow._bytes_left is not None:
             limit = min(limit, self.sent + flow._bytes_left)
         return limit - self.sent
 
     def _end_of_message(self, number: int) -> int:
+        if not self.flow._framed:
+            return len(self.buffer)
         end = 0
         for _ in range(number):
             next_end = message_end(self.buffer, end)
@@ -284,9 +318,7 @@ class _Pipe:
                 return
             del self.buffer[:end]
             self.sent -= end
-            flow.messages += 1
-            if flow._messages_left is not None:
-                flow._messages_left -= 1
+            flow._count_message()
 
 
 class _Link:
@@ -351,20 +383,23 @@ class FaultProxy:
     """Listen on a loopback port and pass every connection on to a server.
 
     upstream: (host, port), or the path of a unix socket. framed: False if the bytes are not
-    RESP (TLS), then every segment is a message. `requests` and `replies` are the two
-    directions; `connections` counts those accepted, `round_trips` how often requests followed
-    replies.
+    RESP (TLS), then every segment is a message. path: listen on a unix socket there, not on a
+    port. `requests` and `replies` are the two directions; `connections` counts those accepted,
+    `round_trips` how often requests followed replies.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, upstream: tuple[str, int] | str, framed: bool = True) -> None:
+    def __init__(
+        self, upstream: tuple[str, int] | str, framed: bool = True, path: str | None = None
+    ) -> None:
         self.changed = threading.Condition()
         self.requests = Flow(self.changed, framed)
         self.replies = Flow(self.changed, framed)
         self.connections = 0
         self.round_trips = 0
         self.port = 0
+        self.path = path
         self._upstream = upstream
         self._links: list[_Link] = []
         self._listener: socket.socket | None = None
@@ -385,7 +420,7 @@ class FaultProxy:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where clients connect to."""
+        """Where clients connect to, if not to `path`."""
         return self.host, self.port
 
     @property
@@ -395,13 +430,24 @@ class FaultProxy:
             return len(self._links)
 
     def accept_connections(self) -> None:
-        """Listen, again on the same port after refuse_connections()."""
+        """Listen, again on the same port or path after refuse_connections()."""
         if self._listener is None:
-            self._listener = socket.create_server((self.host, self.port), backlog=1024)
-            self.port = self._listener.getsockname()[1]
+            self._listener = self._listen()
             args = (self._listener,)
             self._acceptor = threading.Thread(target=self._accept_loop, args=args, daemon=True)
             self._acceptor.start()
+
+    def _listen(self) -> socket.socket:
+        if self.path is None:
+            listener = socket.create_server((self.host, self.port), backlog=1024)
+            self.port = listener.getsockname()[1]
+            return listener
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen(1024)
+        return listener
 
     def refuse_connections(self) -> None:
         """Stop listening: new connections are refused, open ones go on."""
@@ -419,6 +465,12 @@ class FaultProxy:
     def reset_connections(self) -> None:
         """Reset every open connection (RST to the client) and wait until that is done."""
         self._end_all(reset=True)
+
+    def calm(self) -> None:
+        """End all faults: accept connections, let everything pass, forget what was planned."""
+        self.accept_connections()
+        self.requests.calm()
+        self.replies.calm()
 
     def half_close(self) -> None:
         """Close the replies' end of every connection: the client may still send."""
@@ -485,26 +537,3 @@ class FaultProxy:
             server.close()
             raise
         return server
-
-
-def wait_until_read(sock: socket.socket) -> None:
-    """Wait until the other end, on this machine, has read all that was sent; bounded."""
-    if sock.family != socket.AF_INET:
-        return
-    give_up_s = time.monotonic() + _PIECE_TIMEOUT_S
-    with contextlib.suppress(OSError):
-        row = f" {_table_address(sock.getpeername())} {_table_address(sock.getsockname())} "
-        while _unread_bytes(row) and time.monotonic() < give_up_s:
-            time.sleep(0.0005)
-
-
-def _table_address(address: tuple[str, int]) -> str:
-    host = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
-    return f"{host:08X}:{address[1]:04X}"
-
-
-def _unread_bytes(row: str) -> int:
-    for line in Path("/proc/net/tcp").read_text().splitlines():
-        if row in line:
-            return int(line.split()[4].partition(":")[2], 16)
-    return 0

@@ -88,9 +88,14 @@ def debug_args(binary: str) -> tuple[str, ...]:
         return ()
 
 
-def start(port: int | None = None, args: Sequence[str] = (), config: str = "") -> EmbeddedServer:
+def start(
+    port: int | None = None,
+    args: Sequence[str] = (),
+    config: str = "",
+    binary: str | None = None,
+) -> EmbeddedServer:
     """Start a server that allows DEBUG; the caller stops it."""
-    binary = chosen_binary()
+    binary = binary or chosen_binary()
     return EmbeddedServer(binary).start(
         port=port, args=(*debug_args(binary), *args), config=config
     )
@@ -197,19 +202,24 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def tls_server(certificates: Certificates) -> Iterator[TLSServer]:
     """Give a server with a TLS port, which asks for no client certificate."""
     with contextlib.ExitStack() as stack:
-        port = free_port()
-        try:
-            server = stack.enter_context(start(args=_tls_args(certificates, port)))
-            native = True
-        except ServerError as error:
-            if not any(text in str(error) for text in _NO_TLS_LOGS):
-                raise
-            native = False
-            server = stack.enter_context(start())
-            address = (server.host, server.port)
-            context = certificates.server_context()
-            port = stack.enter_context(TLSProxy(address, context)).port
-        yield TLSServer(server, port, certificates, native)
+        yield start_tls(stack, certificates)
+
+
+def start_tls(
+    stack: contextlib.ExitStack, certificates: Certificates, binary: str | None = None
+) -> TLSServer:
+    """Start a server with a TLS port beside the plain one; `stack` stops it."""
+    port = free_port()
+    try:
+        tls_args = _tls_args(certificates, port)
+        server = stack.enter_context(start(args=tls_args, binary=binary))
+        return TLSServer(server, port, certificates, native=True)
+    except ServerError as error:
+        if not any(text in str(error) for text in _NO_TLS_LOGS):
+            raise
+    server = stack.enter_context(start(binary=binary))
+    proxy = TLSProxy((server.host, server.port), certificates.server_context())
+    return TLSServer(server, stack.enter_context(proxy).port, certificates, native=False)
 
 
 def _tls_args(certificates: Certificates, port: int) -> Sequence[str]:

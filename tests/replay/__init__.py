@@ -1,0 +1,1 @@
+"""Replays under both policies: what may run twice, and what never does."""

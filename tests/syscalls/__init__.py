@@ -1,0 +1,1 @@
+"""Tests under a preloaded library that lets system calls and allocations fail."""
