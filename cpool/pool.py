@@ -258,6 +258,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._close_to_callers()
         self._close_stale()
         all_back = self._wait_empty(timeout)
+        self._cut_off()
         self.disconnect()
         return all_back
 

@@ -291,6 +291,8 @@ cdef class PoolBase:
                 connection.disconnect()
             if self._make_ready(connection):
                 slots.replaced += 1
+            if self.cut:
+                raise self._is_closed()
         except BaseException:
             if not self.metrics_off():
                 self._note_failed_checkout()
@@ -338,6 +340,8 @@ cdef class PoolBase:
             connection = self._make_in(slot)
             slots.adopt(slot, connection)
             self._open(connection)
+            if self.cut:
+                raise self._is_closed()
         except BaseException:
             if connection is None or slots.number_of(connection) == CP_SLOT_NONE:
                 slots.vacate(slot)
@@ -369,7 +373,7 @@ cdef class PoolBase:
         slots.checkouts -= 1
         slots.rest(cp_slots_at(&slots.cells, slots.number_of(connection)))
         slots.give_back(slots.number_of(connection), connection)
-        if slots.shrinking:  # there may be no room for it any more, or the pool was closed
+        if slots.shrinking:  # there may be no room for it any more
             self._close_stale()
         return True
 
@@ -389,6 +393,10 @@ cdef class PoolBase:
         self.slots.cells.max = 0
         self.slots.shrinking = True
         self.slots.dismiss()
+
+    def _cut_off(self):
+        """The time to come back is over: fail the dials that are still under way."""
+        self.cut = True
 
     def _wait_empty(self, timeout):
         """Wait until no connection is left; false: the time was over before."""
