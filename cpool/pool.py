@@ -258,6 +258,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._close_to_callers()
         self._close_stale()
         all_back = self._wait_empty(timeout)
+        self._cut_off()
         self.disconnect()
         return all_back
 
@@ -294,6 +295,10 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
         Returns how many were dialled. Raises what dialling raises. Thread-safe."""
         wanted = options.count_or_none("n", self.min_idle if n is None else n) or 0
+        self._close_stale()
+        return self._dial_ahead(wanted)
+
+    def _dial_ahead(self, wanted: int) -> int:
         dialled = 0
         while self._stats()["idle"] < wanted and self._open_idle():
             dialled += 1
@@ -306,7 +311,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self._close_stale()
         if self.min_idle and not self.is_closed:
             try:
-                self.prewarm()
+                self._dial_ahead(self.min_idle)
             except (ConnectionError, TimeoutError) as error:  # it is tried again
                 _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
         waits_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
@@ -316,11 +321,12 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _close_stale(self) -> None:
         """Close the idle connections that are to be closed."""
-        slots, stale = self._take_stale()
-        for slot, connection in stale.items():
-            connection.disconnect()
-            metrics.count(self, idle=-1)
-            self._vacate(slots, slot)
+        with self._lock:  # who finds no connection looks again under it, before he gives up
+            slots, stale = self._take_stale()
+            for slot, connection in stale.items():
+                connection.disconnect()
+                metrics.count(self, idle=-1)
+                self._vacate(slots, slot)
 
     def _needs_house_kept(self) -> bool:
         return bool(self.min_idle or self.max_idle_time or self.max_lifetime)

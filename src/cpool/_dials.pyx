@@ -94,6 +94,11 @@ cdef class Dials:
         """What the last of the failures was, as text."""
         return None if self.error is None else self.error[1]
 
+    @property
+    def waiting(self):
+        """How many callers wait for their turn."""
+        return len(self.parkers)
+
     cdef int begin(self, int64_t patience_ns) except -1:
         if not self.may_begin(cp_clock_now()):
             self.wait_for_turn(patience_ns)

@@ -19,6 +19,7 @@ cdef class PoolBase:
     cdef Slots slots
     cdef Dials dials
     cdef bint closed                # to callers: nothing is lent any more
+    cdef bint cut                   # closed, and the time to come back is over
     cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: for any time
     cdef bint warm                  # connections are dialled ahead
     cdef uint32_t fork_generation   # when the slots were made

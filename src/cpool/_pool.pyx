@@ -292,6 +292,8 @@ cdef class PoolBase:
                 connection.disconnect()
             if self._make_ready(connection):
                 slots.replaced += 1
+            if self.cut:
+                raise self._is_closed()
         except BaseException:
             if not self.metrics_off():
                 self._note_failed_checkout()
@@ -311,7 +313,9 @@ cdef class PoolBase:
             return slot
         if self.closed:
             raise self._is_closed()
-        if patience_ns == 0 and slots.dials_full and slots.held() < slots.cells.max:
+        if patience_ns == 0 and (
+                slots.warming > cp_waitq_count(&slots.waiters)
+                or slots.dials_full and slots.held() < slots.cells.max):
             patience_ns = ns_of(self._dial_timeout())
         if patience_ns != 0:
             now = cp_clock_now()
@@ -323,9 +327,8 @@ cdef class PoolBase:
                 check(WAITING)
                 raise self._timed_out()
             return slot
-        if slots.count(CP_SLOT_CLAIMED):
-            with taken(self._lock):  # idle ones are being closed: they come back in a moment
-                slot = slots.take()
+        with taken(self._lock):  # idle ones may be being closed: they come back in a moment
+            slot = slots.take()
         if slot == CP_SLOT_NONE:
             slots.refused += 1
             raise self._exhausted()
@@ -338,6 +341,8 @@ cdef class PoolBase:
             connection = self._make_in(slot)
             slots.adopt(slot, connection)
             self._open(connection)
+            if self.cut:
+                raise self._is_closed()
         except BaseException:
             if connection is None or slots.number_of(connection) == CP_SLOT_NONE:
                 slots.vacate(slot)
@@ -361,10 +366,16 @@ cdef class PoolBase:
         slot = slots.take_empty(True)
         if slot == CP_SLOT_NONE:
             return False
-        connection = self.open_in(slots, slot)
+        slots.warming += 1
+        try:
+            connection = self.open_in(slots, slot)
+        finally:
+            slots.warming -= 1
         slots.checkouts -= 1
         slots.rest(cp_slots_at(&slots.cells, slots.number_of(connection)))
         slots.give_back(slots.number_of(connection), connection)
+        if slots.shrinking:  # there may be no room for it any more
+            self._close_stale()
         return True
 
     def _take_stale(self):
@@ -383,6 +394,10 @@ cdef class PoolBase:
         self.slots.cells.max = 0
         self.slots.shrinking = True
         self.slots.dismiss()
+
+    def _cut_off(self):
+        """The time to come back is over: fail the dials that are still under way."""
+        self.cut = True
 
     def _wait_empty(self, timeout):
         """Wait until no connection is left; false: the time was over before."""

@@ -105,6 +105,7 @@ cdef class Slots:
     cdef Home home              # what connections and finalisers know of this
     cdef object dials           # the pool's Dials: its connections ask it before they dial
     cdef bint dials_full        # as many dials are under way as may be
+    cdef uint32_t warming       # connections that are dialled ahead, for nobody yet
     cdef bint shrinking         # there may be more connections than cells.max
     cdef bint warm              # idle connections that have ended are to be replaced
     cdef bint ageing            # connections grow stale: their cells' `stale` is kept
@@ -133,6 +134,7 @@ cdef class Slots:
     cdef bint is_too_many(self) noexcept
     cdef dict take_stale(self)
     cdef bint is_stale(self, uint32_t slot, int64_t now) noexcept
+    cdef bint is_unconnected(self, uint32_t slot) except -1
     cdef bint has_ended(self, uint32_t slot) except -1
     cdef int put_back_all(self, list kept, dict found) except -1
     cdef int64_t oldest_use_ns(self) noexcept

@@ -235,7 +235,7 @@ cdef class Slots:
 
     cdef dict take_stale(self):
         """Idle connections that are to be closed, by slot, now the caller's: grown stale, of
-        an older generation, or above the limit.
+        an older generation, not connected, or above the limit.
 
         No Python code runs while the others are off the list."""
         cdef dict found = {}
@@ -244,7 +244,8 @@ cdef class Slots:
         cdef uint32_t slot = self.take_idle()
         try:
             while slot != CP_SLOT_NONE:
-                if self.is_stale(slot, now) or (self.warm and self.has_ended(slot)):
+                if self.is_stale(slot, now) or self.is_unconnected(slot) \
+                        or (self.warm and self.has_ended(slot)):
                     found[slot] = self.lend(slot)
                 else:
                     kept.append(slot)
@@ -265,6 +266,11 @@ cdef class Slots:
         self.closed_old += now >= cell.retires
         self.closed_idle += now < cell.retires
         return True
+
+    cdef bint is_unconnected(self, uint32_t slot) except -1:
+        """Whether an idle connection of ours is none: dialling it has failed."""
+        cdef object connection = self.conns[slot]
+        return isinstance(connection, ConnBase) and (<ConnBase>connection).sock is None
 
     cdef bint has_ended(self, uint32_t slot) except -1:
         """Whether the server has closed an idle connection, as far as can be told."""
