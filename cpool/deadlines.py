@@ -13,7 +13,7 @@ def deadline(seconds: float) -> Deadline:
     """Bound what the block of a `with` statement does with Redis, by one clock.
 
     seconds: from the beginning of the block, 0 or more; 0 has passed already. ValueError
-    for anything else. What the statement gives has `seconds` and `remaining_s`.
+        for anything else. What the statement gives has `seconds` and `remaining_s`.
 
     Every wait of cpool's pools and connections in the block ends in time, whatever client
     drives them: for a connection, for dialling, TLS and the handshake, for sending and

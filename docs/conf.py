@@ -21,11 +21,13 @@ python_maximum_signature_line_length = 88
 
 
 def _name_parameters(_app, _what, _name, _object, _options, lines):
-    """Turn the lines `name: what it is` of a docstring into a list of parameters."""
+    """Turn the lines `name: what it is`, or `name, name: ...`, of a docstring into a list of
+    parameters."""
     for number, line in enumerate(lines):
-        found = re.match(r"([a-z_]+): (?=\S)", line)
+        found = re.match(r"([a-z_]+(?:, [a-z_]+)*): (?=\S)", line)
         if found and (number == 0 or not lines[number - 1] or lines[number - 1][0] in ": "):
-            lines[number] = f":param {line}"
+            names = found[1].replace(" ", "")  # what is before a space would be a type
+            lines[number] = f":param {names}: {line[found.end() :]}"
 
 
 def setup(app):
