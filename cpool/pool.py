@@ -85,6 +85,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     """
 
     _exhausted_text = "Too many connections"
+    _asked_at_disconnect = -1  # how many checkouts there had been; -1: never disconnected
     # No function of ours calls it: redis-py counts frames to find whom to warn of.
     _warn_of_arguments = staticmethod(_deprecated_call)
 
@@ -309,7 +310,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def _keep_house(self) -> float:
         """Close what has grown stale, dial ahead; return in how many seconds to come again."""
         self._close_stale()
-        if self.min_idle and not self.is_closed:
+        # After a disconnect(), a client's close() perhaps, not before somebody asks again.
+        is_asked = self._stats()["checkouts"] != self._asked_at_disconnect
+        if self.min_idle and is_asked and not self.is_closed:
             try:
                 self._dial_ahead(self.min_idle)
             except (ConnectionError, TimeoutError) as error:  # it is tried again
@@ -335,6 +338,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Close the sockets of idle connections, and of those in use unless told not
         to. Safe while other threads use them: they meet a ConnectionError."""
         self._checkpid()
+        self._asked_at_disconnect = self._stats()["checkouts"]
         with self._lock, self._claim_idle() as (idle, lent):
             for connection in [*idle, *lent] if inuse_connections else idle:
                 connection.disconnect()

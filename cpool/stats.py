@@ -10,7 +10,7 @@ from cpool._pool import BUCKET_ENDS_S
 __all__ = ["Distribution", "PoolStats"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Distribution:
     """How long something took, each time: counts by length, at most 25 % apart."""
 
@@ -46,6 +46,14 @@ class Distribution:
             if left <= 0 and n:
                 return min(bound_s, self.max_s)
         return self.max_s
+
+    def __repr__(self) -> str:
+        """Show what people look for: a hundred counts are none of it."""
+        p99_s, max_s = self.quantile(0.99), self.max_s
+        return (
+            f"Distribution(count={self.count}, mean_s={self.mean_s:.3g}, p99_s={p99_s:.3g},"
+            f" max_s={max_s:.3g})"
+        )
 
     def summary(self) -> str:
         """Return mean and tail in words, for people."""

@@ -51,6 +51,7 @@ cdef class ConnBase:
     # the pool's, see _pool.pyx
     cdef object home                # the pool's slots this connection belongs to
     cdef uint32_t slot              # and its number there
+    cdef uint32_t ticket            # that slot's when this connection was put into it
     cdef object dials               # the pool's Dials, asked before this connection dials
 
     cdef int gates(self) except -1

@@ -477,6 +477,7 @@ cdef class PoolBase:
         cdef Slots slots = self.slots
         cdef uint32_t slot = connection.slot
         if self.fork_generation == cp_fork_generation() and connection.home is slots.home \
+                and slots.is_in(slot, connection) \
                 and connection.session is not None and self.is_at_rest(connection) \
                 and not slots.shrinking \
                 and cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):

@@ -3,6 +3,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from cpool._conn cimport ConnBase
+
 
 cdef extern from "cp_clock.h" nogil:
     const int64_t CP_FOREVER
@@ -21,6 +23,7 @@ cdef extern from "cp_slots.h" nogil:
         CP_SLOT_CLAIMED
     ctypedef struct cp_slot:
         uint32_t generation
+        uint32_t ticket
         int64_t since
         int64_t retires
         int64_t stale
@@ -141,6 +144,8 @@ cdef class Slots:
     cdef int adopt(self, uint32_t slot, object connection) except -1
     cdef int vacate(self, uint32_t slot) except -1
     cdef object lend(self, uint32_t slot)
+    cdef uint32_t new_ticket(self, uint32_t slot) noexcept
+    cdef bint is_in(self, uint32_t slot, ConnBase connection) noexcept
     cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0
     cdef int give_back(self, uint32_t slot, object connection) except -1
     cdef int offer(self, uint32_t slot) except -1

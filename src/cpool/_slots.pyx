@@ -319,6 +319,7 @@ cdef class Slots:
             (<ConnBase>connection).home = self.home
             (<ConnBase>connection).dials = self.dials
             (<ConnBase>connection).slot = slot
+            (<ConnBase>connection).ticket = self.new_ticket(slot)
         else:  # a foreign class is held as redis-py holds it
             self.numbers[id(connection)] = slot
             self.conns[slot] = connection
@@ -366,11 +367,23 @@ cdef class Slots:
             self.conns[slot] = None
         return connection
 
+    cdef uint32_t new_ticket(self, uint32_t slot) noexcept:
+        cp_slots_at(&self.cells, slot).ticket += 1
+        return cp_slots_at(&self.cells, slot).ticket
+
+    cdef bint is_in(self, uint32_t slot, ConnBase connection) noexcept:
+        """Whether a connection of these slots is still in its slot. It is not if its slot
+        was reclaimed and it came to life again: the garbage collector tells of an end
+        before it calls finalisers, and one of those may release it."""
+        return cp_slots_at(&self.cells, slot).ticket == connection.ticket
+
     cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0:
         """The slot of a connection of this pool, or CP_SLOT_NONE."""
+        cdef uint32_t slot
         if isinstance(connection, ConnBase):
-            if (<ConnBase>connection).home is self.home:
-                return (<ConnBase>connection).slot
+            slot = (<ConnBase>connection).slot
+            if (<ConnBase>connection).home is self.home and self.is_in(slot, connection):
+                return slot
             return CP_SLOT_NONE
         return self.numbers.get(id(connection), CP_SLOT_NONE)
 

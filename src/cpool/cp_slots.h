@@ -35,6 +35,7 @@ typedef struct cp_slot {
     _Atomic uint32_t next;  /* link of the list it is in; atomic because a slow
                                popper may read it after the slot has moved on */
     uint32_t generation;    /* the pool's when its connection was last opened */
+    uint32_t ticket;        /* differs for each connection that was ever in it */
     /* Of its connection, for the slot's owner, on the monotonic clock: */
     int64_t since;          /* when it was lent, or came back */
     int64_t retires;        /* when it has lived its life; CP_FOREVER: never */

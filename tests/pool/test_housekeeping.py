@@ -61,6 +61,23 @@ def test_those_that_are_lent_are_replaced_as_far_as_there_is_room(make_pool: Mak
 
 
 @pytest.mark.usefixtures("nobody_keeps_house")
+def test_after_a_disconnect_nothing_is_dialled_ahead_until_somebody_asks(
+    make_pool: MakePool,
+) -> None:
+    """redis-py's close() is a disconnect(), and its pool stays usable."""
+    pool = make_pool(cpool.ConnectionPool, min_idle=2, max_connections=4)
+    pool._keep_house()
+    assert pool.stats().open == 2
+    pool.close()
+    pool._keep_house()
+    pool._keep_house()
+    assert pool.stats().open == 0
+    with all_lent(pool, 1):
+        pool._keep_house()
+        assert (pool.stats().idle, pool.stats().in_use) == (2, 1)
+
+
+@pytest.mark.usefixtures("nobody_keeps_house")
 def test_a_pool_can_be_warmed_by_hand(make_pool: MakePool) -> None:
     pool = make_pool(cpool.ConnectionPool, max_connections=3, min_idle=1)
     assert pool.prewarm() == 1

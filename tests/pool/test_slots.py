@@ -370,6 +370,33 @@ def test_a_reset_pool_ignores_what_was_lent_before(our_pool: Any) -> None:
     assert_whole(pool, 2)
 
 
+def test_a_connection_whose_slot_was_reclaimed_can_not_give_it_back(our_pool: Any) -> None:
+    """The garbage collector tells the pool of a connection's end before it calls finalisers,
+    and one of them may release it: redis-py's PubSub does. The slot is another's by then."""
+    pool = our_pool(max_connections=1, timeout=0)
+    taken: list[Any] = []
+
+    class Borrower:
+        def __init__(self) -> None:
+            self.connection = pool.get_connection()
+            self.cycle = self
+
+        def __del__(self) -> None:
+            taken.append(pool.get_connection())
+            pool.release(self.connection)
+
+    Borrower()
+    gc.collect()
+    assert pool.stats().reclaimed == 1
+    (connection,) = taken
+    assert pool.stats().in_use == 1
+    with pytest.raises(ConnectionError):
+        pool.get_connection()
+    assert is_answering(connection)
+    pool.release(connection)
+    assert_whole(pool, 1)
+
+
 def test_a_drained_pool_replaces_every_connection_once(our_pool: Any) -> None:
     pool = our_pool(max_connections=2)
     idle, lent = pool.get_connection(), pool.get_connection()

@@ -260,3 +260,61 @@ def test_what_a_client_does_shows(make_pool: MakePool) -> None:
         for _ in range(5):
             client.ping()
         assert some(pool.stats(), "checkouts", "created", "idle") == (5, 1, 1)
+
+
+# -- Distributions ----------------------------------------------------------------------
+
+
+def distribution(*lengths_s: float) -> cpool.Distribution:
+    """Return one with these lengths, each counted below the next bound."""
+    counts = [0] * len(cpool.Distribution.bounds_s)
+    for length_s in lengths_s:
+        counts[next(i for i, b in enumerate(cpool.Distribution.bounds_s) if length_s < b)] += 1
+    return cpool.Distribution(tuple(counts), sum(lengths_s), max(lengths_s, default=0.0))
+
+
+def test_a_quantile_is_the_bound_that_so_many_stay_below() -> None:
+    one = distribution(*[0.001] * 98, 0.5, 2.0)
+    assert (one.count, one.max_s) == (100, 2.0)
+    assert 0.001 <= one.quantile(0.5) == one.quantile(0.98) <= 0.001 * 1.26
+    assert 0.5 <= one.quantile(0.99) <= 0.5 * 1.26
+    assert one.quantile(1) == 2.0
+    assert one.mean_s == pytest.approx((0.098 + 2.5) / 100)
+
+
+def test_of_nothing_all_is_nothing() -> None:
+    none = distribution()
+    assert (none.count, none.mean_s, none.quantile(0.99), none.max_s) == (0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("q", [-0.1, 1.1])
+def test_a_quantile_is_a_share(q: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        distribution(1.0).quantile(q)
+
+
+def test_a_distribution_shows_what_people_look_for() -> None:
+    assert repr(distribution(0.25, 0.25)) == (
+        "Distribution(count=2, mean_s=0.25, p99_s=0.25, max_s=0.25)"
+    )
+
+
+def test_waits_uses_and_dials_are_counted_each(make_pool: MakePool) -> None:
+    pool = make_pool(cpool.ConnectionPool, max_connections=1, timeout=PATIENCE_S)
+    client = cpool.Redis(connection_pool=pool)
+    held = pool.get_connection()
+    task = Task(client.ping)
+    wait_for(lambda: pool.stats().waiting == 1)
+    wait_older_than(0.01)
+    assert pool.stats().oldest_use_s >= 0.01
+    pool.release(held)
+    assert task.result()
+    stats = pool.stats()
+    assert (stats.wait.count, stats.use.count, stats.dial.count) == (1, 2, 1)
+    assert stats.wait.max_s == stats.longest_wait_s >= 0.01
+    assert stats.use.max_s >= 0.01
+    assert stats.use.sum_s >= stats.use.max_s > 0
+    assert 0 < stats.dial.sum_s == stats.dial.max_s
+    with client.pipeline() as pipe:
+        pipe.ping().execute()
+    assert pool.stats().use.count == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,7 @@ class Rounds:
                 play(workload, setting.route.proxy, setting.site.admin, kinds, *ENOUGH)
             except TimeoutError as error:
                 self._report.violation(f"{setting} seed {seed}: {error}")
+                faulthandler.dump_traceback(all_threads=True)
             total.add(workload.tally)
             for pair in workload.tally.foreign:
                 self._report.violation(f"{setting} seed {seed}: foreign reply {pair}")

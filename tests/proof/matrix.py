@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from tests.proof.cases import Case, Verdict, cases_of, run_case
 from tests.proof.framework import Clock, Report, add_common, positive, servers, watchdog
 from tests.proof.many import Rounds, Setting, settings
-from tests.proof.routes import TRANSPORTS, Route, Sites
+from tests.proof.routes import Route, Sites, add_transport, transports_of
 
 SUMMARY = "strike with every fault of the proxy at every byte of a call"
 SINGLES_SHARE = 0.6  # of the time for the part with one caller
@@ -94,13 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_common(parser)
     add = parser.add_argument
-    add("--transport", choices=(*TRANSPORTS, "all"), default="all", help="(%(default)s)")
+    add_transport(parser)
     add("--minutes", type=positive, help="repeat until then; without it all cases once")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    transports = TRANSPORTS if options.transport == "all" else (options.transport,)
+    transports = transports_of(options)
     seconds = options.minutes and options.minutes * 60
     report, clock = Report(options.plain), Clock(seconds)
     singles, rounds = Singles(report), Rounds(report)

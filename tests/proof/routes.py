@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import tempfile
@@ -18,6 +19,17 @@ from tests.support.servers import TLSServer, start_tls
 from tests.support.tls import Certificates
 
 TRANSPORTS = ("tcp", "unix", "tls")
+
+
+def add_transport(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses transports."""
+    choices = (*TRANSPORTS, "all")
+    parser.add_argument("--transport", choices=choices, default="all", help="(%(default)s)")
+
+
+def transports_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return what it has chosen."""
+    return TRANSPORTS if options.transport == "all" else (options.transport,)
 
 
 @dataclass(frozen=True)

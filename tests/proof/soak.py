@@ -21,7 +21,7 @@ import cpool
 from tests.identity.workload import Trusting
 from tests.proof.framework import Clock, Report, add_common, positive, servers
 from tests.proof.many import Rounds, Setting, settings
-from tests.proof.routes import TRANSPORTS, Sites
+from tests.proof.routes import Sites, add_transport, transports_of
 
 SUMMARY = "run the identity workload under faults for long, with ceilings"
 FILES = next((path for path in ("/proc/self/fd", "/dev/fd") if Path(path).is_dir()), None)
@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_common(parser)
     add = parser.add_argument
+    add_transport(parser)
     add("--minutes", type=positive, default=10.0, help="how long (%(default)s)")
     add("--memory", type=positive, default=16.0, metavar="MIB", help="allowance (%(default)s)")
     add("--planted-bug", action="store_true", help="without the ledger: must find foreign replies")
@@ -125,7 +126,7 @@ def _run_soak(options: argparse.Namespace) -> int:
     rounds = Rounds(report, cpool.BlockingConnectionPool)
     with Sites() as stack:
         sites = [stack.start(path) for path in servers(options.server)]
-        soak = Soak(settings(sites, TRANSPORTS), rounds, report)
+        soak = Soak(settings(sites, transports_of(options)), rounds, report)
         soak.play(Clock(options.minutes * 60), options.seed, options.memory * MIB)
     rounds.print()
     print(f"\n{soak.ceilings}")
@@ -141,7 +142,7 @@ def _run_planted(options: argparse.Namespace) -> int:
 
     with Sites() as stack:
         sites = [stack.start(path) for path in servers(options.server)]
-        soak = Soak(settings(sites, TRANSPORTS), rounds, report)
+        soak = Soak(settings(sites, transports_of(options)), rounds, report)
         soak.play_until(lambda: bool(found()), Clock(options.minutes * 60), options.seed)
     rounds.print()
     print(f"\nthe planted bug was {'found' if found() else 'NOT found'}")
