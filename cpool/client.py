@@ -115,8 +115,7 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
-    `cpool.ConnectionPool` (timeout, max_waiting, order, retry_policy, name, max_bulk_bytes,
-    max_nesting_depth). With a `connection_pool` of redis-py's it is redis-py's client.
+    `cpool.ConnectionPool` and the limits of `cpool.Connection`. With a `connection_pool` of redis-py's it is redis-py's client.
     Thread-safe as redis-py's.
     """
 
