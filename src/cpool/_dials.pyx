@@ -13,7 +13,7 @@ Compiled, so that no interrupt comes between a turn's beginning and being bound 
 import threading
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._deadline cimport WAITING, check, due, spend
