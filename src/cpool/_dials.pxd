@@ -9,8 +9,8 @@ from cpool._slots cimport Home
 cdef class Dials:
     """Who may dial a pool's server at this moment. Outlives a reset of the pool."""
     cdef Home home              # of the pool's slots
-    cdef uint32_t limit         # how many dials may be under way
-    cdef readonly uint32_t under_way
+    cdef Py_ssize_t limit       # how many dials may be under way
+    cdef list diallers          # the threads of those that are
     cdef readonly uint32_t failures  # in a row; 0: the server answers, for all we know
     cdef readonly uint64_t failed    # in all
     cdef object error           # the last failure: (its class, its text)
@@ -23,10 +23,13 @@ cdef class Dials:
     cdef bint was_down          # and then a dial has failed
     cdef tuple newest_client    # (host, port, the number the server has given to it)
 
-    cdef int begin(self, int64_t patience_ns) except -1
+    cdef int begin(self, object thread, int64_t patience_ns) except -1
+    cdef bint are_of(self, object thread) except -1
+    cdef int forget(self, object thread) except -1
     cdef int wait_for_turn(self, int64_t patience_ns) except -1
     cdef bint may_begin(self, int64_t now) except -1
-    cdef int end(self, object error, object connection, int64_t took_ns) except -1
+    cdef int end(self, object thread, object error, object connection,
+                 int64_t took_ns) except -1
     cdef int has_failed(self, object error) except -1
     cdef int has_succeeded(self, object connection, int64_t took_ns) except -1
     cdef bint is_numbered_anew(self, object connection) except -1

@@ -13,7 +13,7 @@ Compiled, so that no interrupt comes between a turn's beginning and being bound 
 import threading
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._deadline cimport WAITING, check, due, spend
@@ -21,8 +21,8 @@ from cpool._slots cimport CP_NS_PER_MS, CP_SLOT_NONE, Slots, cp_hist_add, park
 from cpool._wire cimport CP_FOREVER, cp_clock_now, ns_of
 
 cdef enum:
-    UNLIMITED = 0xFFFFFFFF
-    FEW = 4     # dials to a server that does not answer, at most
+    UNLIMITED = 0x7FFFFFFF
+    FEW = 4             # dials to a server that does not answer, at most
 
 # Who waits looks up this often.
 cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
@@ -37,23 +37,24 @@ cdef class Turn:
     """One dial: a context manager around it."""
     cdef Dials dials
     cdef object connection
+    cdef object thread      # whose turn it is, None: not begun, or over
     cdef int64_t since
-    cdef bint begun
 
     def __enter__(self):
-        self.dials.begin(ns_of(getattr(self.connection, "socket_connect_timeout", None)))
+        cdef object thread = threading.get_ident()  # a greenlet's, where it is patched
+        self.dials.begin(
+            thread, ns_of(getattr(self.connection, "socket_connect_timeout", None)))
         self.since = cp_clock_now()
-        self.begun = True
+        self.thread = thread
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.begun = False
-        self.dials.end(error, self.connection, cp_clock_now() - self.since)
+        thread, self.thread = self.thread, None
+        self.dials.end(thread, error, self.connection, cp_clock_now() - self.since)
 
     def __dealloc__(self):
-        if self.begun:  # a block without memory may not call __exit__
-            self.dials.under_way -= 1
-            self.dials.note_full()
+        if self.thread is not None:  # a block without memory may not call __exit__
+            self.dials.forget(self.thread)
 
 
 @cython.final
@@ -63,6 +64,7 @@ cdef class Dials:
     def __cinit__(self):
         self.limit = UNLIMITED
         self.hanging_s = 0.25
+        self.diallers = []
         self.parkers = []
 
     def set_limit(self, max_connecting):
@@ -72,7 +74,8 @@ cdef class Dials:
 
     def renew(self):
         """Begin anew in a child: whose dials were under way is not here."""
-        self.under_way = self.failures = 0
+        self.failures = 0
+        self.diallers = []
         self.parkers = []
         self.broke = self.was_down = False
         self.newest_client = None
@@ -85,6 +88,11 @@ cdef class Dials:
         return turn
 
     @property
+    def under_way(self):
+        """How many dials have begun and not ended."""
+        return len(self.diallers)
+
+    @property
     def waiting(self):
         """How many connections wait for their turn."""
         return len(self.parkers)
@@ -94,25 +102,33 @@ cdef class Dials:
         """What the last of the failures was, as text."""
         return None if self.error is None else self.error[1]
 
-    @property
-    def waiting(self):
-        """How many callers wait for their turn."""
-        return len(self.parkers)
-
-    cdef int begin(self, int64_t patience_ns) except -1:
-        if not self.may_begin(cp_clock_now()):
+    cdef int begin(self, object thread, int64_t patience_ns) except -1:
+        """Wait for a turn. A thread that dials already need not: what it does meanwhile (a
+        finaliser's command, the question for a password) is part of that dial."""
+        if not self.are_of(thread) and not self.may_begin(cp_clock_now()):
             self.wait_for_turn(patience_ns)
-        self.under_way += 1
+        self.diallers.append(thread)
         self.newest = cp_clock_now()
         self.note_full()
         return 0
 
+    cdef bint are_of(self, object thread) except -1:
+        """Whether a thread is dialling."""
+        return thread in self.diallers
+
+    cdef int forget(self, object thread) except -1:
+        """A dial is over. In a child that was born meanwhile nobody knows of it."""
+        if self.are_of(thread):
+            self.diallers.remove(thread)
+        return self.note_full()
+
     cdef bint may_begin(self, int64_t now) except -1:
-        if self.under_way >= self.limit:
+        cdef Py_ssize_t under_way = len(self.diallers)
+        if under_way >= self.limit:
             return False
-        if self.failures == 0 or self.under_way == 0:
+        if self.failures == 0 or under_way == 0:
             return True
-        return self.under_way < <uint32_t>FEW and now - self.newest >= ns_of(self.hanging_s)
+        return under_way < FEW and now - self.newest >= ns_of(self.hanging_s)
 
     cdef int wait_for_turn(self, int64_t patience_ns) except -1:
         cdef uint64_t seen = self.refusals
@@ -142,10 +158,11 @@ cdef class Dials:
         from cpool import errors
 
         return errors.dialling_is_slow(
-            patience_ns / 1e9, self.under_way, None if self.limit == UNLIMITED else self.limit)
+            patience_ns / 1e9, len(self.diallers), None if self.limit == UNLIMITED else self.limit)
 
-    cdef int end(self, object error, object connection, int64_t took_ns) except -1:
-        self.under_way -= 1
+    cdef int end(self, object thread, object error, object connection,
+                 int64_t took_ns) except -1:
+        self.forget(thread)
         try:
             if error is None:
                 self.has_succeeded(connection, took_ns)
@@ -216,13 +233,13 @@ cdef class Dials:
         answers and no more dials may begin."""
         if self.home is not None and self.home.slots != NULL:
             (<Slots>self.home.slots).dials_full = \
-                self.failures == 0 and self.under_way >= self.limit
+                self.failures == 0 and len(self.diallers) >= self.limit
         return 0
 
     cdef int tell(self) except -1:
         """Wake as many of those who wait for a turn as may have one (all of them, if the
         server has refused), and let those who wait for a connection dial."""
-        cdef uint32_t turns = UNLIMITED if self.failures else self.limit - self.under_way
+        cdef Py_ssize_t turns = UNLIMITED if self.failures else self.limit - len(self.diallers)
         for parker in list(self.parkers):
             if turns == 0:
                 break

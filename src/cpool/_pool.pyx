@@ -313,6 +313,10 @@ cdef class PoolBase:
             return slot
         if self.closed:
             raise self._is_closed()
+        if slots.dials_full and self.dials.are_of(threading.get_ident()):
+            slot = slots.take_empty(False)
+            if slot != CP_SLOT_NONE:
+                return slot
         if patience_ns == 0 and (
                 slots.warming > cp_waitq_count(&slots.waiters)
                 or slots.dials_full and slots.held() < slots.cells.max):
@@ -563,7 +567,7 @@ cdef class PoolBase:
             "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited.sum_ns / 1e9,
             "longest_wait_s": s.waited.max_ns / 1e9, "oldest_use_s": s.oldest_use_ns() / 1e9,
             "closed_idle": s.closed_idle, "closed_old": s.closed_old,
-            "evictions": s.evictions, "dialling": self.dials.under_way,
+            "evictions": s.evictions, "dialling": len(self.dials.diallers),
             "failed_dials": self.dials.failed,
         }
 

@@ -207,6 +207,21 @@ def test_a_dial_that_ends_in_any_way_frees_its_turn(
     assert_whole(pool, 2)
 
 
+def test_a_thread_that_dials_may_dial_meanwhile(make_pool: MakePool) -> None:
+    """A finaliser that runs then may send something, or who is asked for a password."""
+    pool: Any = None
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        if pool.stats().dialling == 1:
+            cpool.Redis(connection_pool=pool).ping()
+
+    options: dict[str, Any] = {"max_connecting": 1, "socket_connect_timeout": None}
+    pool = make_pool(cpool.ConnectionPool, redis_connect_func=on_connect, **options)
+    pool.release(Task(pool.get_connection).result())
+    assert (pool.stats().created, pool.stats().dialling) == (2, 0)
+
+
 # -- A server that is down ----------------------------------------------------------------
 
 
