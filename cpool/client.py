@@ -115,8 +115,8 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
     """A client: `redis.Redis`, on a pool of ours, each command one compiled call.
 
     Takes redis-py's arguments and, where it makes its own pool, the options of
-    `cpool.ConnectionPool` and the limits of `cpool.Connection`. With a `connection_pool` of redis-py's it is redis-py's client.
-    Thread-safe as redis-py's.
+    `cpool.ConnectionPool` and the limits of `cpool.Connection`. With a `connection_pool` of
+    redis-py's it is redis-py's client. Thread-safe as redis-py's.
     """
 
     if TYPE_CHECKING:
