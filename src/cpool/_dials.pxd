@@ -11,6 +11,7 @@ cdef class Dials:
     cdef Home home              # of the pool's slots
     cdef Py_ssize_t limit       # how many dials may be under way
     cdef list diallers          # the threads of those that are
+    cdef object closed          # the name of a pool that was closed: nobody dials any more
     cdef readonly uint32_t failures  # in a row; 0: the server answers, for all we know
     cdef readonly uint64_t failed    # in all
     cdef object error           # the last failure: (its class, its text)

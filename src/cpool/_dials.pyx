@@ -105,6 +105,8 @@ cdef class Dials:
     cdef int begin(self, object thread, int64_t patience_ns) except -1:
         """Wait for a turn. A thread that dials already need not: what it does meanwhile (a
         finaliser's command, the question for a password) is part of that dial."""
+        if self.closed is not None:
+            raise pool_closed(self.closed)
         if not self.are_of(thread) and not self.may_begin(cp_clock_now()):
             self.wait_for_turn(patience_ns)
         self.diallers.append(thread)
@@ -250,6 +252,12 @@ cdef class Dials:
         if self.home is not None and self.home.slots != NULL:
             (<Slots>self.home.slots).offer_empty()
         return 0
+
+
+cdef object pool_closed(object name):
+    from cpool import errors
+
+    return errors.pool_closed(name)
 
 
 cdef tuple client_number(object connection):

@@ -172,6 +172,7 @@ cdef class PoolBase:
         self.set_ageing_of(self.slots)
         self.slots.dials = self.dials
         self.dials.home = self.slots.home
+        self.dials.failed = 0
         self.fork_generation = cp_fork_generation()
         if forked:
             self.dials.renew()
@@ -400,8 +401,10 @@ cdef class PoolBase:
         self.slots.dismiss()
 
     def _cut_off(self):
-        """The time to come back is over: fail the dials that are still under way."""
+        """The time to come back is over: fail the dials that are still under way, and let
+        who has a connection not dial again."""
         self.cut = True
+        self.dials.closed = self._label()
 
     def _wait_empty(self, timeout):
         """Wait until no connection is left; false: the time was over before."""

@@ -326,6 +326,14 @@ def test_an_exhausted_pool_tells_that_the_server_is_down() -> None:
         pool.get_connection()
 
 
+def test_failures_are_counted_anew_after_a_reset() -> None:
+    pool = cpool.ConnectionPool(port=free_port())
+    with pytest.raises(ConnectionError):
+        pool.get_connection()
+    pool.reset()
+    assert pool.stats().failed_dials == 0
+
+
 def test_a_refused_dial_of_a_unix_socket_is_shared_as_well(tmp_path: Any) -> None:
     pool = cpool.ConnectionPool(
         connection_class=cpool.UnixDomainSocketConnection, path=str(tmp_path / "none")

@@ -175,6 +175,15 @@ def test_who_is_not_back_in_time_is_cut(
     assert pool.stats().open == 0
 
 
+def test_who_is_cut_can_not_dial_again(make_pool: MakePool) -> None:
+    pool = make_pool(cpool.ConnectionPool, name="orders")
+    held = pool.get_connection()
+    assert not pool.close(timeout=0)
+    with pytest.raises(cpool.PoolClosedError, match="orders"):
+        held.send_command("PING")
+    pool.release(held)
+
+
 @each_pool
 def test_a_closed_pool_lends_nothing_any_more(make_pool: MakePool, pool_class: Any) -> None:
     pool = make_pool(pool_class, name="orders")
