@@ -104,7 +104,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_pytest_bench_compares_the_sides_of_a_group(tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmark")
     file = tmp_path / "run.json"
-    short = ("--rounds", "2", "--seconds", "0.01", "--benchmark-json", str(file))
+    short = ("--rounds", "2", "--seconds", "0.05", "--benchmark-json", str(file))
     done = run_bench("-k", "one_thread and CPU and (redis-py or cpool) and not pure", *short)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "benchmark 'GET, one thread, one CPU': 3 tests" in done.stdout

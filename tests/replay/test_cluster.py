@@ -13,6 +13,7 @@ from redis.cluster import RedisCluster
 
 import cpool
 from cpool.tools.servers import free_port
+from tests.pool.support import REDIS_VERSION
 from tests.replay.support import no_wait
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import StartServer, wait_until
@@ -40,8 +41,9 @@ def test_a_cluster_client_executes_nothing_twice(proxy: FaultProxy) -> None:
         proxy.replies.cut_after(0)
         with pytest.raises(cpool.IndeterminateResultError):
             client.incr("n")
-        proxy.replies.cut_after(0)
-        assert client.get("n") == b"1"
+        if REDIS_VERSION >= (7, 0):  # before it forgets a node that it has lost, the only one too
+            proxy.replies.cut_after(0)
+            assert client.get("n") == b"1"
     del client
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of redis-py's first connection
