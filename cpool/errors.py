@@ -316,9 +316,13 @@ _REFUSALS = {
 }
 
 
+# The reply of a server that is up, though redis-py makes a plain ConnectionError of it.
+_FULL = "max number of clients reached"
+
+
 def is_dial_failure(error: BaseException) -> bool:
     """Tell whether a dial has failed because the server could not be reached."""
-    return type(error) in _DIAL_FAILURES
+    return type(error) in _DIAL_FAILURES and str(error) != _FULL
 
 
 def is_answer(error: BaseException) -> bool:

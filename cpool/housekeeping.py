@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["forget", "watch"]
 
 LONGEST_ROUND_S = 30.0
+SHORTEST_ROUND_S = 0.05
+LONGEST_DIAL_S = 5.0  # for one pool, before the others' turn comes
 REFILL_EVERY_S = 1.0  # how often a pool with `min_idle` is looked at
 LONGEST_BACKOFF_S = 10.0  # and while its server can't be reached
 
@@ -58,6 +61,8 @@ class _Housekeeper:
 
     def _run(self) -> None:
         while not self._over:
+            # Who has woken it may be in the constructor of a subclass still.
+            time.sleep(SHORTEST_ROUND_S)
             self._wake.clear()
             wait_s = min(map(_look_after, self._take_pools()), default=LONGEST_ROUND_S)
             if self._ends():

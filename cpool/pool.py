@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis.connection
 from redis.event import AfterConnectionReleasedEvent, ReAuthConnectionListener
-from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
+from redis.exceptions import ConnectionError, MaxConnectionsError, RedisError, TimeoutError
 from redis.utils import deprecated_args
 
 from cpool import _conn, _pool, errors, housekeeping, metrics, options, replay
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
+from cpool.deadlines import deadline
 from cpool.originals import original
 from cpool.standin import StandIn
 from cpool.stats import Distribution, PoolStats
@@ -151,6 +152,8 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         dispatcher = getattr(self, "_event_dispatcher", None)
         listeners = getattr(dispatcher, "_event_listeners_mapping", None)
         self._watch(*metrics.SWITCHES, listeners, AfterConnectionReleasedEvent)
+        if self._replays is not None and getattr(self, "cache", None) is not None:
+            raise ValueError('"retry_policy" can\'t be "safe" for a pool with a cache')
         _live_pools.add(self)
         if self.min_idle:
             housekeeping.watch(self)
@@ -208,14 +211,15 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     @max_connections.setter
     def max_connections(self, value: int) -> None:
-        self._max_connections = options.live_max_connections(value)
-        self._set_max_connections(value)
+        self._set_max_connections(options.live_max_connections(value))
+        self._max_connections = value
 
     # Life of the pool
 
     def reset(self) -> None:
         """Forget all connections without closing them, and begin with none."""
         if hasattr(self, "_pool_ready"):
+            self._tell_reclaimed()
             metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
         self._pool_ready = True
         self._reclaimed_told = 0
@@ -237,6 +241,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
     def __del__(self) -> None:
         try:
             if self._is_measured():  # no look at slots that memory may have lacked for
+                self._tell_reclaimed()
                 metrics.count(self, idle=-len(self._idle()), used=-len(self._lent()))
         except Exception:  # the interpreter is going down, or __init__ has failed
             pass
@@ -314,8 +319,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         is_asked = self._stats()["checkouts"] != self._asked_at_disconnect
         if self.min_idle and is_asked and not self.is_closed:
             try:
-                self._dial_ahead(self.min_idle)
-            except (ConnectionError, TimeoutError) as error:  # it is tried again
+                with deadline(housekeeping.LONGEST_DIAL_S):
+                    self._dial_ahead(self.min_idle)
+            except RedisError as error:  # it is tried again
                 _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
         waits_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
         if self.min_idle:
@@ -326,10 +332,13 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Close the idle connections that are to be closed."""
         with self._lock:  # who finds no connection looks again under it, before he gives up
             slots, stale = self._take_stale()
-            for slot, connection in stale.items():
-                connection.disconnect()
-                metrics.count(self, idle=-1)
-                self._vacate(slots, slot)
+            try:
+                for connection in stale.values():
+                    connection.disconnect()
+                    metrics.count(self, idle=-1)
+            finally:  # whatever a class of somebody's own may raise
+                for slot in stale:
+                    self._vacate(slots, slot)
 
     def _needs_house_kept(self) -> bool:
         return bool(self.min_idle or self.max_idle_time or self.max_lifetime)
@@ -403,7 +412,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
                 raise ConnectionError("Connection has data")
         except (ConnectionError, TimeoutError, OSError):
             if was_open:
-                self._dials.note_break()
+                self._dials.note_break(connection)
             connection.disconnect()
             connection.connect()
             if self._has_unread(connection):

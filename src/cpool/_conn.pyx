@@ -668,7 +668,7 @@ cdef class ConnBase:
     cdef int note_break(self, object error) except -1:
         """Tell the pool of a connection that somebody else has ended."""
         if self.dials is not None and is_break(error):
-            self.dials.note_break()
+            self.dials.note_break(self)
         return 0
 
     @property

@@ -22,12 +22,13 @@ from cpool._wire cimport CP_FOREVER, cp_clock_now, ns_of
 
 cdef enum:
     UNLIMITED = 0x7FFFFFFF
-    FEW = 4             # dials to a server that does not answer, at most
 
 # Who waits looks up this often.
 cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
-# READONLY closes all connections no more often than this: a replica says it each time.
-cdef int64_t EVICTION_NS = 1000 * CP_NS_PER_MS
+# All connections are given up, for what a server has said, no more often than this; who
+# means to talk to a replica, or to several servers behind one address, does so ever more rarely.
+cdef int64_t LEAST_PAUSE_NS = 1000 * CP_NS_PER_MS
+cdef int64_t LONGEST_PAUSE_NS = 300_000 * CP_NS_PER_MS
 
 
 @cython.internal
@@ -37,24 +38,33 @@ cdef class Turn:
     """One dial: a context manager around it."""
     cdef Dials dials
     cdef object connection
+    cdef Place place
     cdef object thread      # whose turn it is, None: not begun, or over
     cdef int64_t since
 
     def __enter__(self):
         cdef object thread = threading.get_ident()  # a greenlet's, where it is patched
+        self.place = self.dials.place_of(self.connection)
         self.dials.begin(
-            thread, ns_of(getattr(self.connection, "socket_connect_timeout", None)))
+            thread, self.place, ns_of(getattr(self.connection, "socket_connect_timeout", None)))
         self.since = cp_clock_now()
         self.thread = thread
         return self
 
     def __exit__(self, kind, error, traceback):
         thread, self.thread = self.thread, None
-        self.dials.end(thread, error, self.connection, cp_clock_now() - self.since)
+        self.dials.end(
+            thread, self.place, error, self.connection, cp_clock_now() - self.since)
 
     def __dealloc__(self):
         if self.thread is not None:  # a block without memory may not call __exit__
-            self.dials.forget(self.thread)
+            self.dials.forget(self.thread, self.place)
+
+
+@cython.final
+cdef class Place:
+    def __cinit__(self):
+        self.diallers = []
 
 
 @cython.final
@@ -64,8 +74,8 @@ cdef class Dials:
     def __cinit__(self):
         self.limit = UNLIMITED
         self.hanging_s = 0.25
-        self.diallers = []
-        self.parkers = []
+        self.pause_ns = LEAST_PAUSE_NS
+        self.renew()
 
     def set_limit(self, max_connecting):
         """How many dials may be under way at a time; None: any number."""
@@ -74,10 +84,10 @@ cdef class Dials:
 
     def renew(self):
         """Begin anew in a child: whose dials were under way is not here."""
-        self.failures = 0
         self.diallers = []
         self.parkers = []
-        self.broke = self.was_down = False
+        self.places = {}
+        self.last = Place()
         self.newest_client = None
 
     def turn(self, connection):
@@ -98,19 +108,38 @@ cdef class Dials:
         return len(self.parkers)
 
     @property
+    def failures(self):
+        """How many dials have failed in a row where the last one went; 0: the server answers,
+        for all we know."""
+        return self.last.failures
+
+    @property
     def last_error(self):
         """What the last of the failures was, as text."""
-        return None if self.error is None else self.error[1]
+        return None if self.last.error is None else self.last.error[1]
 
-    cdef int begin(self, object thread, int64_t patience_ns) except -1:
+    cdef Place place_of(self, object connection):
+        """What is known of where a connection leads: behind sentinels not all go to one."""
+        cdef tuple address = address_of(connection)
+        cdef Place place = self.places.get(address)
+        if place is None:
+            place = self.places[address] = Place()
+        return place
+
+    cdef int begin(self, object thread, Place place, int64_t patience_ns) except -1:
         """Wait for a turn. A thread that dials already need not: what it does meanwhile (a
         finaliser's command, the question for a password) is part of that dial."""
         if self.closed is not None:
             raise pool_closed(self.closed)
-        if not self.are_of(thread) and not self.may_begin(cp_clock_now()):
-            self.wait_for_turn(patience_ns)
-        self.diallers.append(thread)
-        self.newest = cp_clock_now()
+        if not self.are_of(thread) and not self.may_begin(place, cp_clock_now()):
+            self.wait_for_turn(place, patience_ns)
+        place.diallers.append(thread)
+        try:
+            self.diallers.append(thread)
+        except BaseException:
+            place.diallers.remove(thread)
+            raise
+        place.newest = cp_clock_now()
         self.note_full()
         return 0
 
@@ -118,22 +147,23 @@ cdef class Dials:
         """Whether a thread is dialling."""
         return thread in self.diallers
 
-    cdef int forget(self, object thread) except -1:
+    cdef int forget(self, object thread, Place place) except -1:
         """A dial is over. In a child that was born meanwhile nobody knows of it."""
+        if thread in place.diallers:
+            place.diallers.remove(thread)
         if self.are_of(thread):
             self.diallers.remove(thread)
         return self.note_full()
 
-    cdef bint may_begin(self, int64_t now) except -1:
-        cdef Py_ssize_t under_way = len(self.diallers)
-        if under_way >= self.limit:
+    cdef bint may_begin(self, Place place, int64_t now) except -1:
+        if len(self.diallers) >= self.limit:
             return False
-        if self.failures == 0 or under_way == 0:
+        if place.failures == 0 or not place.diallers:
             return True
-        return under_way < FEW and now - self.newest >= ns_of(self.hanging_s)
+        return now - place.newest >= ns_of(self.hanging_s)
 
-    cdef int wait_for_turn(self, int64_t patience_ns) except -1:
-        cdef uint64_t seen = self.refusals
+    cdef int wait_for_turn(self, Place place, int64_t patience_ns) except -1:
+        cdef uint64_t seen = place.refusals
         cdef int64_t now = cp_clock_now(), since = now
         cdef int64_t until = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
         until = min(until, due())
@@ -141,7 +171,7 @@ cdef class Dials:
         parker.acquire()
         self.parkers.append(parker)
         try:
-            while self.refusals == seen and not self.may_begin(now):
+            while place.refusals == seen and not self.may_begin(place, now):
                 if now >= until:
                     spend(WAITING, since)
                     since = now
@@ -149,8 +179,8 @@ cdef class Dials:
                     raise self.too_slow(patience_ns)
                 park(parker, min(until - now, LOOK_NS))
                 now = cp_clock_now()
-            if self.refusals != seen:
-                raise self.error[0](self.error[1])
+            if place.refusals != seen:
+                raise place.error[0](place.error[1])
         finally:
             self.parkers.remove(parker)
             spend(WAITING, since)
@@ -162,45 +192,48 @@ cdef class Dials:
         return errors.dialling_is_slow(
             patience_ns / 1e9, len(self.diallers), None if self.limit == UNLIMITED else self.limit)
 
-    cdef int end(self, object thread, object error, object connection,
+    cdef int end(self, object thread, Place place, object error, object connection,
                  int64_t took_ns) except -1:
-        self.forget(thread)
+        self.forget(thread, place)
+        self.last = place
         try:
             if error is None:
-                self.has_succeeded(connection, took_ns)
+                self.has_succeeded(place, connection, took_ns)
             else:
-                self.has_failed(error)
+                self.has_failed(place, error)
         finally:
             self.tell()
         return 0
 
-    cdef int has_failed(self, object error) except -1:
+    cdef int has_failed(self, Place place, object error) except -1:
         from cpool import errors
 
         if errors.is_answer(error):
-            self.failures = 0
+            place.failures = 0
         if not errors.is_dial_failure(error):
             return 0
-        self.failures += 1
+        place.failures += 1
         self.failed += 1
-        self.was_down = self.was_down or self.broke
-        self.error = (type(error), str(error))
-        self.refusals += errors.is_refusal(error)
+        place.error = (type(error), str(error))
+        if errors.is_refusal(error):
+            place.refusals += 1
+            place.was_down = place.was_down or place.broke
         return 0
 
-    cdef int has_succeeded(self, object connection, int64_t took_ns) except -1:
-        """All older connections are to another process if one broke and then the server could
-        not be dialled, or numbers its clients from the beginning again."""
+    cdef int has_succeeded(self, Place place, object connection, int64_t took_ns) except -1:
+        """All older connections are to another process if one broke and then the server
+        refused to be dialled, or numbers its clients from the beginning again."""
         cdef Slots slots = None if self.home is None or self.home.slots == NULL \
             else <Slots>self.home.slots
-        cdef bint other = self.was_down or (self.broke and self.is_numbered_anew(connection))
-        self.failures = 0
-        self.broke = self.was_down = False
+        cdef bint other = place.was_down or (
+            place.broke and self.is_numbered_anew(connection) and self.may_evict())
+        place.failures = 0
+        place.broke = place.was_down = False
         self.newest_client = client_number(connection)
         if slots is None:
             return 0
         cp_hist_add(&slots.dialled, took_ns)
-        if other:
+        if other and len(self.places) == 1:  # else others may lead to another server
             slots.evict()
         slot = slots.number_of(connection)
         if slot != CP_SLOT_NONE:
@@ -211,23 +244,34 @@ cdef class Dials:
         """Whether the process behind an address has counted fewer clients than before."""
         cdef tuple client = client_number(connection), before = self.newest_client
         return client is not None and before is not None \
-            and client[:2] == before[:2] and client[2] < before[2]
+            and client[0] == before[0] and client[1] < before[1]
 
-    def note_break(self):
-        """A connection that was open is no more, and nobody here has closed it."""
-        self.broke = True
+    cdef bint may_evict(self) noexcept:
+        """Whether all may be given up for what a server has said; the next time has to wait
+        for longer, unless there has been peace for long."""
+        cdef int64_t now = cp_clock_now(), since = now - self.evicted
+        if self.evicted != 0 and since < self.pause_ns:
+            return False
+        if self.evicted == 0 or since > 10 * self.pause_ns:
+            self.pause_ns = LEAST_PAUSE_NS
+        else:
+            self.pause_ns = min(2 * self.pause_ns, LONGEST_PAUSE_NS)
+        self.evicted = now
+        return True
+
+    def note_break(self, connection):
+        """A connection that was open is no more: the server's end was closed, as it seems."""
+        self.place_of(connection).broke = True
 
     def note_read_only(self, ConnBase connection):
         """What should be the master is none any more: close all connections when they are
         met, so that what the server's name now stands for is dialled."""
         cdef Slots slots
-        cdef int64_t now = cp_clock_now()
         if connection.home is None or self.home is not connection.home \
-                or self.home.slots == NULL or now - self.evicted < EVICTION_NS:
+                or self.home.slots == NULL:
             return
         slots = <Slots>self.home.slots
-        if slots.is_current(connection.slot):
-            self.evicted = now
+        if slots.is_current(connection.slot) and self.may_evict():
             slots.evict()
 
     cdef int note_full(self) noexcept:
@@ -235,13 +279,16 @@ cdef class Dials:
         answers and no more dials may begin."""
         if self.home is not None and self.home.slots != NULL:
             (<Slots>self.home.slots).dials_full = \
-                self.failures == 0 and len(self.diallers) >= self.limit
+                self.last.failures == 0 and len(self.diallers) >= self.limit
         return 0
 
     cdef int tell(self) except -1:
         """Wake as many of those who wait for a turn as may have one (all of them, if the
         server has refused), and let those who wait for a connection dial."""
-        cdef Py_ssize_t turns = UNLIMITED if self.failures else self.limit - len(self.diallers)
+        cdef Slots slots
+        cdef Py_ssize_t turns = self.limit - len(self.diallers)
+        if self.last.failures:
+            turns = UNLIMITED
         for parker in list(self.parkers):
             if turns == 0:
                 break
@@ -250,7 +297,8 @@ cdef class Dials:
                 turns -= 1
         self.note_full()
         if self.home is not None and self.home.slots != NULL:
-            (<Slots>self.home.slots).offer_empty()
+            slots = <Slots>self.home.slots
+            slots.offer_empty()
         return 0
 
 
@@ -260,12 +308,15 @@ cdef object pool_closed(object name):
     return errors.pool_closed(name)
 
 
+cdef tuple address_of(object connection):
+    return (getattr(connection, "host", None), getattr(connection, "port", None),
+            getattr(connection, "path", None))
+
+
 cdef tuple client_number(object connection):
     """Where a new connection leads, and the number the server has given to it if it has told."""
     cdef object told = getattr(connection, "handshake_metadata", None)
     if not isinstance(told, dict):
         return None
     number = told.get("id", told.get(b"id"))
-    if type(number) is not int:
-        return None
-    return getattr(connection, "host", None), getattr(connection, "port", None), number
+    return (address_of(connection), number) if type(number) is int else None

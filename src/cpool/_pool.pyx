@@ -128,8 +128,9 @@ cdef class PoolBase:
 
     def _set_max_connections(self, max_connections):
         """How many connections there may be. Those above a lowered limit live on."""
-        self.slots.cells.max = 0 if self.closed else min(max_connections, 0x7FFFFFFF)
-        self.slots.offer_empty()
+        cdef Slots slots = self.slots
+        slots.cells.max = 0 if self.closed else min(max_connections, 0x7FFFFFFF)
+        slots.offer_empty()
 
     def _shrink(self):
         """Let connections above the limit be closed when they come back."""
@@ -310,6 +311,7 @@ cdef class PoolBase:
         SLOT_MOVED: ask the pool's slots again, they are others now."""
         cdef uint32_t slot = slots.take()
         cdef int64_t now, patience_ns = self.timeout_ns
+        cdef bint for_dial = False
         if slot != CP_SLOT_NONE:
             return slot
         if self.closed:
@@ -322,16 +324,18 @@ cdef class PoolBase:
                 slots.warming > cp_waitq_count(&slots.waiters)
                 or slots.dials_full and slots.held() < slots.cells.max):
             patience_ns = ns_of(self._dial_timeout())
+            for_dial = True
         if patience_ns != 0:
             now = cp_clock_now()
             if until[0] == 0:
                 until[0] = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
-            slot = slots.wait(min(until[0], due()), self.waiting_limit)
+            slot = slots.wait(min(until[0], due()), self.waiting_limit, for_dial)
             spend(WAITING, now)
-            if slot == CP_SLOT_NONE:
-                check(WAITING)
+            if slot != CP_SLOT_NONE:
+                return slot
+            check(WAITING)
+            if not for_dial or slots.held() < slots.cells.max:
                 raise self._timed_out()
-            return slot
         with taken(self._lock):  # idle ones may be being closed: they come back in a moment
             slot = slots.take()
         if slot == CP_SLOT_NONE:
@@ -396,9 +400,10 @@ cdef class PoolBase:
     def _close_to_callers(self):
         """Lend nothing from now on. Who waits is told; what is lent may come back."""
         self.closed = True
-        self.slots.cells.max = 0
-        self.slots.shrinking = True
-        self.slots.dismiss()
+        cdef Slots slots = self.slots
+        slots.cells.max = 0
+        slots.shrinking = slots.closing = True
+        slots.dismiss()
 
     def _cut_off(self):
         """The time to come back is over: fail the dials that are still under way, and let
@@ -408,9 +413,10 @@ cdef class PoolBase:
 
     def _wait_empty(self, timeout):
         """Wait until no connection is left; false: the time was over before."""
+        cdef Slots slots = self.slots
         cdef int64_t now = cp_clock_now(), patience_ns = ns_of(timeout)
-        return self.slots.wait_empty(
-            CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns)
+        return slots.wait_empty(
+            min(due(), CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns))
 
     @property
     def is_closed(self):

@@ -99,6 +99,7 @@ cdef class Slots:
     cdef cp_waitq waiters
     cdef bint fifo
     cdef bint ended             # the pool has other slots now; nobody waits here
+    cdef bint closing           # nothing is lent any more; nobody waits here
     cdef uint32_t generation    # connections of another one are closed when met
     cdef list conns             # by slot: its connection while it is not lent (one
                                 # of a foreign class: always), else None
@@ -124,8 +125,10 @@ cdef class Slots:
     cdef uint32_t take_empty(self, bint to_dial) noexcept
     cdef uint32_t held(self) noexcept
     cdef uint32_t take(self) noexcept
-    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0
-    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0
+    cdef uint32_t wait(self, int64_t until, uint32_t limit, bint for_dial) except? 0xFFFFFFF0
+    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until,
+                              bint for_dial) except? 0xFFFFFFF0
+    cdef bint is_exhausted(self) noexcept
     cdef int dismiss(self) except -1
     cdef bint wait_empty(self, int64_t until) except -1
     cdef int offer_empty(self) except -1

@@ -101,9 +101,10 @@ cdef class Slots:
         slot = self.take_idle()
         return self.take_empty(True) if slot == CP_SLOT_NONE else slot
 
-    cdef uint32_t wait(self, int64_t until, uint32_t limit) except? 0xFFFFFFF0:
+    cdef uint32_t wait(self, int64_t until, uint32_t limit, bint for_dial) except? 0xFFFFFFF0:
         """Join the queue. A slot as of take(), CP_SLOT_NONE once the time is over, or
-        SLOT_MOVED when the pool has begun anew with other slots.
+        SLOT_MOVED when the pool has begun anew with other slots. for_dial: give up as well
+        once all connections are lent, so that there is nothing to dial.
 
         An exception (a signal's handler raised) loses nothing: what was given to
         this waiter in the meantime goes to the next."""
@@ -117,12 +118,12 @@ cdef class Slots:
 
             self.refused += 1
             raise errors.too_many_waiting(limit)
-        if self.ended:  # the pool began anew before this caller had joined
+        if self.ended or self.closing:  # since this caller has found nothing, and has joined
             cp_waitq_leave(&self.waiters, &waiter.link)
             return SLOT_MOVED
         self.waits += 1
         try:
-            slot = self.wait_parked(waiter, until)
+            slot = self.wait_parked(waiter, until, for_dial)
         except BaseException:
             if cp_waitq_leave(&self.waiters, &waiter.link) and waiter.link.slot != SLOT_MOVED:
                 self.offer(waiter.link.slot)
@@ -134,10 +135,11 @@ cdef class Slots:
                 self.offer(slot)
             slot = waiter.link.slot
         if slot == CP_SLOT_NONE:
-            self.timeouts += 1
+            self.timeouts += not for_dial
         return slot
 
-    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until) except? 0xFFFFFFF0:
+    cdef uint32_t wait_parked(self, Waiter waiter, int64_t until,
+                              bint for_dial) except? 0xFFFFFFF0:
         """Park until served, or until a look at the idle list finds something.
 
         The first look comes after joining (see the fence in cp_waitq.h), another
@@ -151,11 +153,16 @@ cdef class Slots:
             if slot == CP_SLOT_NONE:
                 slot = self.take_empty(True)
             now = cp_clock_now()
-            if slot != CP_SLOT_NONE or now >= until:
+            if slot != CP_SLOT_NONE or now >= until or (for_dial and self.is_exhausted()):
                 return slot
             PyErr_CheckSignals()
             left = (min(until, barged) if now < barged else until) - now
             park(waiter.parker, min(left, LOOK_NS))
+
+    cdef bint is_exhausted(self) noexcept:
+        """Whether all connections there may be are lent, and fewer are dialled ahead than
+        callers wait."""
+        return self.held() >= self.cells.max and self.warming < cp_waitq_count(&self.waiters)
 
     cdef int dismiss(self) except -1:
         """Send all who wait back to the pool, to look at it anew."""
@@ -167,14 +174,14 @@ cdef class Slots:
     cdef bint wait_empty(self, int64_t until) except -1:
         """Wait until no slot has a connection any more; false: the time is over."""
         cdef int64_t now = cp_clock_now()
-        while self.held() and now < until:
+        while self.held() and now < until and not self.ended:
             self.emptied = threading.Lock()
             self.emptied.acquire()
             if self.held():  # else the last one went before anybody could be told
                 park(self.emptied, min(until - now, LOOK_NS))
             now = cp_clock_now()
         self.emptied = None
-        return self.held() == 0
+        return self.held() == 0 or self.ended  # what was forgotten is nobody's
 
     cdef int offer_empty(self) except -1:
         """Let those who wait dial, as many as there are slots for."""

@@ -294,7 +294,6 @@ def test_a_dial_that_hangs_holds_up_nobody_for_ever(
     gate.error = None
     tasks = [Task(pool.get_connection) for _ in range(N_THREADS)]
     wait_for(lambda: gate.under_way > 1, "another one to begin beside it")
-    assert gate.most <= 4
     gate.let(N_THREADS)
     for task in tasks:
         task.result()
