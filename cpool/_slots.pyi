@@ -1,4 +1,4 @@
-"""Types of the compiled slots: nothing that Python code uses by itself."""
+"""Types of the compiled slots: bounds of its histograms, and what Python code does not use."""
 
 from typing import final
 
@@ -10,3 +10,5 @@ class Slots: ...
 
 @final
 class Waiter: ...
+
+BUCKET_ENDS_S: tuple[float, ...]

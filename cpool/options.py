@@ -108,6 +108,16 @@ def min_idle(value: Any, max_connections: int) -> int:
     return value
 
 
+def dial_timeout_s(kwargs: dict[str, Any]) -> float | None:
+    """Return how long connections with these arguments may dial, by redis-py's rules."""
+    known = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
+    for name in ("socket_connect_timeout", "socket_timeout"):
+        seconds = kwargs.get(name, known[name].default)
+        if seconds is not None:
+            return float(seconds)
+    return None
+
+
 def order_of(queue_class: Any) -> str:
     """Return the order that a queue class of the standard library stands for."""
     if queue_class is queue.LifoQueue or _is_subclass(queue_class, queue.LifoQueue):

@@ -7,7 +7,6 @@ is out of the ordinary comes back to the underscored methods of this file.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import threading
@@ -450,10 +449,15 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
             connection.disconnect()
         metrics.count(self, used=-1, idle=1)
         dispatcher = getattr(self, "_event_dispatcher", None)
-        # redis-py's blocking pool tells nobody, so its users' classes may lack what the
-        # default listener calls.
+        # Its users' classes may lack what the default listener calls: redis-py's blocking pool
+        # tells nobody.
         if dispatcher is not None and hasattr(connection, "re_auth"):
-            dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+            # Without the dispatcher where we can: before redis-py 8 its lock hangs a thread
+            # whose garbage collection releases another connection meanwhile.
+            if self._has_only_default_listener():
+                connection.re_auth()
+            else:
+                dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
         return True
 
     def _exhausted(self) -> MaxConnectionsError:
@@ -461,10 +465,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _timed_out(self) -> Exception:
         if self.timeout == 0:  # it waited for its turn to dial only
-            dials = self._dials
-            return errors.dialling_is_slow(
-                self._dial_timeout() or 0, dials.under_way, self.max_connecting
-            )
+            return self._dials.too_slow(int((self._dial_timeout() or 0) * 1e9))
         metrics.timed_out(self)
         server = self._dials.last_error if self._dials.failures else None
         return errors.pool_timeout(self._exhausted_text, self.timeout, self.stats(), server)
@@ -474,12 +475,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
     def _dial_timeout(self) -> float | None:
         """How long a caller may wait for a turn to dial who does not wait for a connection."""
-        known = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
-        for name in ("socket_connect_timeout", "socket_timeout"):
-            seconds = self.connection_kwargs.get(name, known[name].default)
-            if seconds is not None:
-                return float(seconds)
-        return None
+        return options.dial_timeout_s(self.connection_kwargs)
 
     # What redis-py does to all connections
 
@@ -582,8 +578,7 @@ def _should_reconnect(connection: Any) -> bool:
 
 
 def _is_half_closed(connection: Any) -> bool:
-    """Whether a disconnect() was broken off behind the end of the session: by an interrupt, or
-    for want of memory."""
+    """Whether a disconnect() was broken off behind the end of the session."""
     ours = isinstance(connection, _conn.ConnBase)
     return ours and connection._session is None and connection._is_dirty
 

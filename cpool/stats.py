@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cpool._pool import BUCKET_ENDS_S
+from cpool._slots import BUCKET_ENDS_S
 
 __all__ = ["Distribution", "PoolStats"]
 

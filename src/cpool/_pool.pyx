@@ -6,7 +6,6 @@ goes to the underscored methods of cpool.pool.
 import threading
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -17,8 +16,8 @@ from cpool._gates cimport FRONT, OWN, Gates, dict_version, gates_of, generic_del
     is_patched, watch_dict
 from cpool._session cimport Session
 from cpool._slots cimport (
-    CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_IDLE, CP_SLOT_NONE, CP_SLOT_OPENING,
-    CP_HIST_BUCKETS, CP_SLOT_RETURNING, SLOT_MOVED, cp_hist, cp_hist_end, cp_slot, cp_slots_at,
+    CP_SLOT_BUSY, CP_SLOT_CLAIMED, CP_SLOT_NONE, CP_SLOT_OPENING,
+    CP_SLOT_RETURNING, SLOT_MOVED, cp_slot, cp_slots_at,
     cp_slots_claim_mpmc, cp_slots_set_state, cp_slots_state, cp_slots_used, cp_waitq_count,
 )
 from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
@@ -221,6 +220,10 @@ cdef class PoolBase:
         return (type(self.released_listeners) is list
                 and len(<list>self.released_listeners) == 1
                 and type((<list>self.released_listeners)[0]) is DEFAULT_LISTENER)
+
+    def _has_only_default_listener(self):
+        """Whether a return has no listener but redis-py's own."""
+        return self.only_default_listener()
 
     @cython.binding(False)
     def get_connection(self, *args, **options):
@@ -564,35 +567,14 @@ cdef class PoolBase:
 
     def _stats(self):
         """What cpool.stats.PoolStats is made of, by name."""
-        cdef Slots s = self.slots
-        cdef int idle = s.count(CP_SLOT_IDLE) + s.count(CP_SLOT_CLAIMED)
-        cdef int opening = s.count(CP_SLOT_OPENING)
-        cdef int in_use = s.count(CP_SLOT_BUSY) + s.count(CP_SLOT_RETURNING)
-        return {
-            "open": idle + in_use, "idle": idle, "in_use": in_use, "opening": opening,
-            "waiting": cp_waitq_count(&s.waiters), "max_connections": s.cells.max,
-            "checkouts": s.checkouts, "created": s.created, "discarded": s.discarded,
-            "replaced": s.replaced, "reclaimed": s.reclaimed, "refused": s.refused,
-            "waits": s.waits, "timeouts": s.timeouts, "wait_time_s": s.waited.sum_ns / 1e9,
-            "longest_wait_s": s.waited.max_ns / 1e9, "oldest_use_s": s.oldest_use_ns() / 1e9,
-            "closed_idle": s.closed_idle, "closed_old": s.closed_old,
-            "evictions": s.evictions, "dialling": len(self.dials.diallers),
-            "failed_dials": self.dials.failed,
-        }
+        cdef dict stats = self.slots.stats()
+        stats["dialling"] = len(self.dials.diallers)
+        stats["failed_dials"] = self.dials.failed
+        return stats
 
     def _distributions(self):
         """The histograms: name -> (counts, sum, longest)."""
-        cdef Slots s = self.slots
-        return {"wait": counted(&s.waited), "use": counted(&s.used), "dial": counted(&s.dialled)}
-
-
-cdef tuple counted(cp_hist *h):
-    counts = PyBytes_FromStringAndSize(<char *>h.counts, CP_HIST_BUCKETS * sizeof(uint64_t))
-    return tuple(memoryview(counts).cast("Q")), h.sum_ns / 1e9, h.max_ns / 1e9
-
-
-#: Where each bucket of a histogram ends, in seconds.
-BUCKET_ENDS_S = tuple([cp_hist_end(i) / 1e9 for i in range(CP_HIST_BUCKETS)])
+        return self.slots.distributions()
 
 
 cdef Gates GATES = Gates(PoolBase, (

@@ -155,6 +155,8 @@ cdef class Slots:
     cdef int reclaim(self, uint32_t slot, object ref) except -1
     cdef object connection_in(self, uint32_t slot)
     cdef list idle_slots(self)
+    cdef dict stats(self)
+    cdef dict distributions(self)
     cdef int count(self, cp_slot_state state) noexcept
 
 

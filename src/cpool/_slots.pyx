@@ -12,8 +12,9 @@ import threading
 import weakref
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
@@ -441,6 +442,27 @@ cdef class Slots:
         numbers.reverse()
         return numbers
 
+    cdef dict stats(self):
+        """The states of the slots, and the totals, by their names in cpool.stats."""
+        cdef int idle = self.count(CP_SLOT_IDLE) + self.count(CP_SLOT_CLAIMED)
+        cdef int opening = self.count(CP_SLOT_OPENING)
+        cdef int in_use = self.count(CP_SLOT_BUSY) + self.count(CP_SLOT_RETURNING)
+        return {
+            "open": idle + in_use, "idle": idle, "in_use": in_use, "opening": opening,
+            "waiting": cp_waitq_count(&self.waiters), "max_connections": self.cells.max,
+            "checkouts": self.checkouts, "created": self.created,
+            "discarded": self.discarded, "replaced": self.replaced,
+            "reclaimed": self.reclaimed, "refused": self.refused, "waits": self.waits,
+            "timeouts": self.timeouts, "wait_time_s": self.waited.sum_ns / 1e9,
+            "longest_wait_s": self.waited.max_ns / 1e9,
+            "oldest_use_s": self.oldest_use_ns() / 1e9, "closed_idle": self.closed_idle,
+            "closed_old": self.closed_old, "evictions": self.evictions,
+        }
+
+    cdef dict distributions(self):
+        return {"wait": counted(&self.waited), "use": counted(&self.used),
+                "dial": counted(&self.dialled)}
+
     cdef int count(self, cp_slot_state state) noexcept:
         cdef uint32_t slot
         cdef int n = 0
@@ -466,3 +488,13 @@ cdef int unpark(void *parker) except -1:
     if parker != NULL:
         (<object>parker).release()
     return 0
+
+
+cdef tuple counted(cp_hist *h):
+    """A histogram's counts, sum and longest, in seconds."""
+    counts = PyBytes_FromStringAndSize(<char *>h.counts, CP_HIST_BUCKETS * sizeof(uint64_t))
+    return tuple(memoryview(counts).cast("Q")), h.sum_ns / 1e9, h.max_ns / 1e9
+
+
+#: Where each bucket of a histogram ends, in seconds.
+BUCKET_ENDS_S = tuple([cp_hist_end(i) / 1e9 for i in range(CP_HIST_BUCKETS)])

@@ -19,6 +19,12 @@ from tests.support.servers import TLSServer, start_tls
 from tests.support.tls import Certificates
 
 TRANSPORTS = ("tcp", "unix", "tls")
+try:  # redis-py 7 can't tell that a unix socket has no host to be moved to
+    from redis.maint_notifications import MaintNotificationsConfig
+except ImportError:
+    NO_MAINTENANCE: dict[str, Any] = {}
+else:
+    NO_MAINTENANCE = {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
 def add_transport(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +96,8 @@ class Sites(contextlib.ExitStack):
         path = str(self._directory / f"proxy-{tls.server.port}")
         proxy = self._proxy(tls.server.unixsocket, path=path)
         unix = cpool.UnixDomainSocketConnection
-        return Route(transport, proxy, {"connection_class": unix, "path": path})
+        options = {"connection_class": unix, "path": path, **NO_MAINTENANCE}
+        return Route(transport, proxy, options)
 
     def _proxy(self, upstream: tuple[str, int] | str, **options: Any) -> FaultProxy:
         return self.enter_context(FaultProxy(upstream, **options))
