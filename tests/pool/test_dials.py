@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,12 @@ from typing import Any
 import pytest
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    MaxConnectionsError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 import cpool
@@ -21,6 +27,8 @@ from tests.pool.support import (
     PATIENCE_S,
     Task,
     assert_whole,
+    fork,
+    is_answering,
     run_in_child,
     wait_for,
 )
@@ -342,6 +350,56 @@ def test_a_refused_dial_of_a_unix_socket_is_shared_as_well(tmp_path: Any) -> Non
     assert pool.stats().failed_dials == 1
 
 
+def test_an_address_that_is_down_says_nothing_of_another(
+    gate: Gate, make_gated: Callable[..., Any]
+) -> None:
+    """Behind sentinels a pool's connections lead to several replicas."""
+    pool = make_gated(max_connections=4)
+    here, there = pool.make_connection(), pool.make_connection()
+    there.port = 7
+    gate.error = refusal()
+    gate.let(1)
+    with pytest.raises(ConnectionError):
+        there.connect()
+    dead = Task(there.connect)
+    wait_for(lambda: gate.under_way == 1)
+    alive = Task(here.connect)
+    wait_for(lambda: gate.under_way == 2)
+    gate.error = None
+    gate.let(2)
+    dead.result()
+    alive.result()
+    for connection in (here, there):
+        pool.release(connection)
+
+
+def test_who_waits_for_a_turn_is_told_when_the_pool_is_exhausted(
+    gate: Gate, make_gated: Callable[..., Any]
+) -> None:
+    pool = make_gated(max_connections=2, max_connecting=1, socket_connect_timeout=None)
+    first = Task(pool.get_connection)
+    wait_for(lambda: gate.under_way == 1)
+    others = [Task(pool.get_connection) for _ in range(2)]
+    wait_for(lambda: pool.stats().waiting == 2)
+    gate.let(2)
+    lent = [first.result()]
+    for task in others:
+        try:
+            lent.append(task.result())
+        except MaxConnectionsError:
+            assert pool.stats().refused == 1
+    assert len(lent) == 2
+
+
+def test_a_full_server_is_up(gate: Gate, make_gated: Callable[..., Any]) -> None:
+    pool = make_gated(max_connections=2)
+    gate.error = ConnectionError("max number of clients reached")
+    gate.let(1)
+    with pytest.raises(ConnectionError):
+        pool.get_connection()
+    assert (pool._dials.failures, pool.stats().failed_dials) == (0, 0)
+
+
 # -- Restarts and failovers ---------------------------------------------------------------
 
 
@@ -491,3 +549,25 @@ def test_a_child_that_is_born_during_dials_may_dial(
     assert run_in_child(child)
     gate.let(1)
     dialler.result()
+
+
+def test_a_child_that_is_born_in_a_dial_may_end_it(make_pool: MakePool) -> None:
+    """A connect hook that forks, and a child that comes back through it."""
+    pids: list[int] = []
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        if not pids:
+            pids.append(fork())
+
+    pool = make_pool(cpool.ConnectionPool, redis_connect_func=on_connect, max_connecting=1)
+    connection = pool.get_connection()
+    if pids == [0]:
+        status = 99
+        try:
+            status = int(pool.stats().dialling) + (not is_answering(pool.get_connection()))
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+    assert pool.stats().dialling == 0
+    pool.release(connection)

@@ -17,6 +17,7 @@ import cpool
 from tests.pool.conftest import MakePool
 from tests.pool.support import (
     PATIENCE_S,
+    StubConnection,
     Task,
     all_lent,
     assert_whole,
@@ -247,6 +248,43 @@ def test_an_interrupted_close_leaves_the_pool_closed(make_pool: MakePool) -> Non
     pool.release(held)
     assert held._sock is None
     assert pool.stats().open == 0
+
+
+def test_a_reset_ends_a_close_that_waits(make_pool: MakePool) -> None:
+    pool = make_pool(cpool.ConnectionPool)
+    held = pool.get_connection()
+    closer = Task(pool.close, None)
+    wait_for(lambda: pool.is_closed)
+    pool.reset()
+    assert closer.result() is True  # what was forgotten is nobody's
+    pool.release(held)
+    assert pool.stats().open == 0
+    held.disconnect()
+
+
+def test_a_close_waits_no_longer_than_a_deadline(make_pool: MakePool) -> None:
+    pool = make_pool(cpool.ConnectionPool)
+    held = pool.get_connection()
+    with cpool.deadline(0.02):
+        assert pool.close(timeout=None) is False
+    assert held._sock is None
+    pool.release(held)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_no_slot_is_lost_where_a_class_of_somebodys_own_can_not_be_closed(error: Any) -> None:
+    class Stubborn(StubConnection):
+        def disconnect(self) -> None:
+            raise error
+
+    pool = cpool.ConnectionPool(Stubborn, max_connections=3)
+    with all_lent(pool, 3):
+        pass
+    with pytest.raises(error):
+        pool.drain()
+    assert (pool.stats().in_use, pool.stats().open) == (0, 0)
+    with all_lent(pool, 3):
+        pass
 
 
 # -- The end ------------------------------------------------------------------------------

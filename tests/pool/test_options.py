@@ -188,3 +188,12 @@ def test_a_live_limit_of_0_makes_no_connection() -> None:
     pool.max_connections = 0
     with pytest.raises(MaxConnectionsError):
         pool.get_connection()
+
+
+def test_a_pool_with_a_cache_can_not_be_safe() -> None:
+    """redis-py's proxy of a cached connection says not what was sent."""
+    cache = pytest.importorskip("redis.cache")
+    with pytest.raises(
+        ValueError, match='"retry_policy" can\'t be "safe" for a pool with a cache'
+    ):
+        cpool.ConnectionPool(protocol=3, cache_config=cache.CacheConfig(), retry_policy="safe")
