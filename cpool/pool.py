@@ -24,6 +24,7 @@ from cpool import _conn, _pool, errors, housekeeping, metrics, options, replay
 from cpool.cache import CacheProxyConnection
 from cpool.connection import Connection
 from cpool.deadlines import deadline
+from cpool.live_options import LiveOptions
 from cpool.originals import original
 from cpool.standin import StandIn
 from cpool.stats import Distribution, PoolStats
@@ -60,7 +61,7 @@ _deprecated_call = get_connection
 del get_connection
 
 
-class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
+class ConnectionPool(LiveOptions, _redis_pool, metaclass=StandIn):
     """A pool of connections to one server: `redis.ConnectionPool` on a compiled core.
 
     Takes redis-py's arguments and hands the rest to `connection_class`. Besides:
@@ -131,14 +132,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         self.name: str | None = options.text_or_none("name", name)
         self.timeout = timeout
         self.max_waiting = max_waiting
-        self.min_idle: int = options.min_idle(min_idle, options.max_connections(max_connections))
-        self.max_idle_time: float | None = options.age_or_none("max_idle_time", max_idle_time)
-        self.max_lifetime: float | None = options.age_or_none("max_lifetime", max_lifetime)
-        self.max_connecting: int | None = options.count_or_none(
-            "max_connecting", max_connecting, least=1
-        )
-        self._set_ageing(self.max_idle_time, self.max_lifetime, self.min_idle > 0)
-        self._dials.set_limit(self.max_connecting)
+        self.max_connecting = max_connecting
+        warm = options.min_idle(min_idle, options.max_connections(max_connections))
+        self._begin_ageing(warm, max_idle_time, max_lifetime)
         # By name, not by super(): the blocking pool's constructor comes between.
         _redis_pool.__init__(
             self,
@@ -178,40 +174,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         return cls(**kwargs)
 
     @property
-    def timeout(self) -> float | None:
-        """Seconds a caller may wait for a connection; None: for ever, 0: not at all."""
-        return self._timeout_s
-
-    @timeout.setter
-    def timeout(self, value: float | None) -> None:
-        self._timeout_s = options.seconds_or_none("timeout", value)
-        self._set_timeout(self._timeout_s)
-
-    @property
-    def max_waiting(self) -> int | None:
-        """How many callers may wait at a time; None: any number."""
-        return self._max_waiting
-
-    @max_waiting.setter
-    def max_waiting(self, value: int | None) -> None:
-        self._max_waiting = options.count_or_none("max_waiting", value)
-        self._set_max_waiting(self._max_waiting)
-
-    @property
     def retry_policy(self) -> str:
         """What may be sent again after an error: "redis-py" or "safe"."""
         return "redis-py" if self._replays is None else "safe"
-
-    @property
-    def max_connections(self) -> int:
-        """How many connections the pool may hold. A lower limit closes none: it holds
-        for new connections, as redis-py's does."""
-        return self._max_connections
-
-    @max_connections.setter
-    def max_connections(self, value: int) -> None:
-        self._set_max_connections(options.live_max_connections(value))
-        self._max_connections = value
 
     # Life of the pool
 
@@ -259,8 +224,9 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
             self.disconnect()
             return all_back
         options.seconds_or_none("timeout", timeout)
-        housekeeping.forget(self)
+        self._checkpid()
         self._close_to_callers()
+        housekeeping.forget(self)
         self._close_stale()
         all_back = self._wait_empty(timeout)
         self._cut_off()
@@ -279,6 +245,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
 
         For a failover, a change of credentials, or a server that is to be taken down.
         Nobody who uses a connection is disturbed. Thread-safe."""
+        self._checkpid()
         self._next_generation()
         self._close_stale()
 
@@ -291,6 +258,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         least = max(self.min_idle, 1)
         if options.live_max_connections(max_connections) < least:
             raise ValueError(f'"max_connections" must be at least {least}: "min_idle", and 1')
+        self._checkpid()
         self.max_connections = max_connections
         self._shrink()
         self._close_stale()
@@ -301,11 +269,11 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         Returns how many were dialled. Raises what dialling raises. Thread-safe."""
         wanted = options.count_or_none("n", self.min_idle if n is None else n) or 0
         self._close_stale()
-        return self._dial_ahead(wanted)
+        return self._dial_ahead(wanted, patient=True)
 
-    def _dial_ahead(self, wanted: int) -> int:
+    def _dial_ahead(self, wanted: int, patient: bool) -> int:
         dialled = 0
-        while self._stats()["idle"] < wanted and self._open_idle():
+        while self._stats()["idle"] < wanted and self._open_idle(patient):
             dialled += 1
         return dialled
 
@@ -319,7 +287,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         if self.min_idle and is_asked and not self.is_closed:
             try:
                 with deadline(housekeeping.LONGEST_DIAL_S):
-                    self._dial_ahead(self.min_idle)
+                    self._dial_ahead(self.min_idle, patient=False)
             except RedisError as error:  # it is tried again
                 _log.info("pool %s can't dial ahead: %s", self._label(), type(error).__name__)
         waits_s = [age_s / 2 for age_s in (self.max_idle_time, self.max_lifetime) if age_s]
@@ -338,9 +306,6 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
             finally:  # whatever a class of somebody's own may raise
                 for slot in stale:
                     self._vacate(slots, slot)
-
-    def _needs_house_kept(self) -> bool:
-        return bool(self.min_idle or self.max_idle_time or self.max_lifetime)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the sockets of idle connections, and of those in use unless told not
@@ -367,7 +332,7 @@ class ConnectionPool(_pool.PoolBase, _redis_pool, metaclass=StandIn):
         """Connect a new connection and make sure that it may be lent."""
         started_s = time.monotonic()
         self._guard_replays(connection)  # a subclass may have made it itself
-        if isinstance(connection, _conn.ConnBase):  # it asks for its turn by itself
+        if getattr(connection, "_dials", None) is self._dials:  # it asks for its turn itself
             self._make_ready(connection)
         else:
             with self._dials.turn(connection):

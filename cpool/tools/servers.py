@@ -121,16 +121,19 @@ def server_version(path: str) -> str | None:
     return f"{words[0]} {numbers[0]}" if numbers else None
 
 
-def free_port() -> int:
+def free_port(twin: int = 0) -> int:
     """Return a TCP port nobody listens on, below the range of outgoing connections.
 
     A client's own outgoing connection can't take such a port while a server restarts.
+    twin: that many above it another one is free as well; a cluster's bus takes 10000.
     """
-    first_ephemeral = _first_ephemeral_port()
-    for _ in range(100 if first_ephemeral > 11000 else 0):
-        port = random.SystemRandom().randrange(10000, first_ephemeral)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+    ends = _first_ephemeral_port() - twin
+    for _ in range(100 if ends > 11000 else 0):
+        port = random.SystemRandom().randrange(10000, ends)
+        with socket.socket() as probe, socket.socket() as other, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            if twin:
+                other.bind(("127.0.0.1", port + twin))
             return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -859,7 +859,11 @@ cdef class ConnBase:
         Connects first if need be; a closed connection raises ConnectionError."""
         if self.session is not None and not self.session.out.is_empty():
             self.flush_or_close(self.session)
-        return super(ConnBase, self).can_read(timeout)
+        try:
+            return super(ConnBase, self).can_read(timeout)
+        except Exception as error:
+            self.note_break(error)
+            raise
 
     # Replays, see cpool.replay
 

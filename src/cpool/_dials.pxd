@@ -1,9 +1,9 @@
 # cython: language_level=3
 """The dials of one pool: how many at a time, and what came of them. Layer 5."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from cpool._slots cimport Home
+from cpool._slots cimport Home, Slots
 
 
 cdef class Place:
@@ -15,6 +15,16 @@ cdef class Place:
     cdef int64_t newest         # when the last dial has begun
     cdef bint broke             # a connection has broken since the last good dial
     cdef bint was_down          # and then a dial was refused
+
+
+cdef class Turn:
+    """One dial: a context manager around it."""
+    cdef Dials dials
+    cdef object connection
+    cdef Place place            # where the connection leads
+    cdef object thread          # whose turn it is; None: not begun, or over
+    cdef int64_t since          # when it has begun
+    cdef uint32_t generation    # of the pool's connections, at that moment
 
 
 cdef class Dials:
@@ -39,10 +49,11 @@ cdef class Dials:
     cdef int forget(self, object thread, Place place) except -1
     cdef int wait_for_turn(self, Place place, int64_t patience_ns) except -1
     cdef bint may_begin(self, Place place, int64_t now) except -1
-    cdef int end(self, object thread, Place place, object error, object connection,
-                 int64_t took_ns) except -1
+    cdef int end(self, Turn turn, object thread, object error) except -1
     cdef int has_failed(self, Place place, object error) except -1
-    cdef int has_succeeded(self, Place place, object connection, int64_t took_ns) except -1
+    cdef int has_succeeded(self, Turn turn) except -1
+    cdef Slots slots(self)
+    cdef uint32_t generation(self) except? 0xFFFFFFF0
     cdef bint is_numbered_anew(self, object connection) except -1
     cdef bint may_evict(self) noexcept
     cdef int note_full(self) noexcept

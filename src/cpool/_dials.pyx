@@ -13,48 +13,38 @@ Compiled, so that no interrupt comes between a turn's beginning and being bound 
 import threading
 
 cimport cython
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cpool._conn cimport ConnBase
 from cpool._deadline cimport WAITING, check, due, spend
 from cpool._slots cimport CP_NS_PER_MS, CP_SLOT_NONE, Slots, cp_hist_add, park
-from cpool._wire cimport CP_FOREVER, cp_clock_now, ns_of
+from cpool._wire cimport cp_clock_after, cp_clock_now, ns_of
 
 cdef enum:
     UNLIMITED = 0x7FFFFFFF
 
-# Who waits looks up this often.
-cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
 # All connections are given up, for what a server has said, no more often than this; who
 # means to talk to a replica, or to several servers behind one address, does so ever more rarely.
 cdef int64_t LEAST_PAUSE_NS = 1000 * CP_NS_PER_MS
 cdef int64_t LONGEST_PAUSE_NS = 300_000 * CP_NS_PER_MS
 
 
-@cython.internal
 @cython.no_gc_clear  # __dealloc__ needs dials
 @cython.final
 cdef class Turn:
-    """One dial: a context manager around it."""
-    cdef Dials dials
-    cdef object connection
-    cdef Place place
-    cdef object thread      # whose turn it is, None: not begun, or over
-    cdef int64_t since
-
     def __enter__(self):
         cdef object thread = threading.get_ident()  # a greenlet's, where it is patched
         self.place = self.dials.place_of(self.connection)
         self.dials.begin(
             thread, self.place, ns_of(getattr(self.connection, "socket_connect_timeout", None)))
-        self.since = cp_clock_now()
         self.thread = thread
+        self.generation = self.dials.generation()
+        self.since = cp_clock_now()
         return self
 
     def __exit__(self, kind, error, traceback):
         thread, self.thread = self.thread, None
-        self.dials.end(
-            thread, self.place, error, self.connection, cp_clock_now() - self.since)
+        self.dials.end(self, thread, error)
 
     def __dealloc__(self):
         if self.thread is not None:  # a block without memory may not call __exit__
@@ -165,8 +155,7 @@ cdef class Dials:
     cdef int wait_for_turn(self, Place place, int64_t patience_ns) except -1:
         cdef uint64_t seen = place.refusals
         cdef int64_t now = cp_clock_now(), since = now
-        cdef int64_t until = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
-        until = min(until, due())
+        cdef int64_t until = min(cp_clock_after(now, patience_ns), due())
         cdef object parker = threading.Lock()
         parker.acquire()
         self.parkers.append(parker)
@@ -177,7 +166,7 @@ cdef class Dials:
                     since = now
                     check(WAITING)
                     raise self.too_slow(patience_ns)
-                park(parker, min(until - now, LOOK_NS))
+                park(parker, until - now)
                 now = cp_clock_now()
             if place.refusals != seen:
                 raise place.error[0](place.error[1])
@@ -192,15 +181,14 @@ cdef class Dials:
         return errors.dialling_is_slow(
             patience_ns / 1e9, len(self.diallers), None if self.limit == UNLIMITED else self.limit)
 
-    cdef int end(self, object thread, Place place, object error, object connection,
-                 int64_t took_ns) except -1:
-        self.forget(thread, place)
-        self.last = place
+    cdef int end(self, Turn turn, object thread, object error) except -1:
+        self.forget(thread, turn.place)
+        self.last = turn.place
         try:
             if error is None:
-                self.has_succeeded(place, connection, took_ns)
+                self.has_succeeded(turn)
             else:
-                self.has_failed(place, error)
+                self.has_failed(turn.place, error)
         finally:
             self.tell()
         return 0
@@ -220,25 +208,35 @@ cdef class Dials:
             place.was_down = place.was_down or place.broke
         return 0
 
-    cdef int has_succeeded(self, Place place, object connection, int64_t took_ns) except -1:
+    cdef int has_succeeded(self, Turn turn) except -1:
         """All older connections are to another process if one broke and then the server
         refused to be dialled, or numbers its clients from the beginning again."""
-        cdef Slots slots = None if self.home is None or self.home.slots == NULL \
-            else <Slots>self.home.slots
+        cdef Slots slots = self.slots()
+        cdef Place place = turn.place
         cdef bint other = place.was_down or (
-            place.broke and self.is_numbered_anew(connection) and self.may_evict())
+            place.broke and self.is_numbered_anew(turn.connection) and self.may_evict())
         place.failures = 0
         place.broke = place.was_down = False
-        self.newest_client = client_number(connection)
+        self.newest_client = client_number(turn.connection)
         if slots is None:
             return 0
-        cp_hist_add(&slots.dialled, took_ns)
+        cp_hist_add(&slots.dialled, cp_clock_now() - turn.since)
         if other and len(self.places) == 1:  # else others may lead to another server
             slots.evict()
-        slot = slots.number_of(connection)
+            turn.generation = slots.generation
+        slot = slots.slot_of(turn.connection)
         if slot != CP_SLOT_NONE:
-            slots.opened(slot)
+            slots.opened(slot, turn.generation)
         return 0
+
+    cdef Slots slots(self):
+        """The pool's, or None: they are gone."""
+        return None if self.home is None or self.home.slots == NULL else <Slots>self.home.slots
+
+    cdef uint32_t generation(self) except? 0xFFFFFFF0:
+        """What a connection that is dialled now belongs to, whatever is evicted meanwhile."""
+        cdef Slots slots = self.slots()
+        return 0 if slots is None else slots.generation
 
     cdef bint is_numbered_anew(self, object connection) except -1:
         """Whether the process behind an address has counted fewer clients than before."""
@@ -266,26 +264,25 @@ cdef class Dials:
     def note_read_only(self, ConnBase connection):
         """What should be the master is none any more: close all connections when they are
         met, so that what the server's name now stands for is dialled."""
-        cdef Slots slots
-        if connection.home is None or self.home is not connection.home \
-                or self.home.slots == NULL:
+        cdef Slots slots = self.slots()
+        if slots is None:
             return
-        slots = <Slots>self.home.slots
-        if slots.is_current(connection.slot) and self.may_evict():
+        slot = slots.slot_of(connection)
+        if slot != CP_SLOT_NONE and slots.is_current(slot) and self.may_evict():
             slots.evict()
 
     cdef int note_full(self) noexcept:
         """Let callers wait for any connection, and not for a turn only, while the server
         answers and no more dials may begin."""
-        if self.home is not None and self.home.slots != NULL:
-            (<Slots>self.home.slots).dials_full = \
-                self.last.failures == 0 and len(self.diallers) >= self.limit
+        cdef Slots slots = self.slots()
+        if slots is not None:
+            slots.dials_full = self.last.failures == 0 and len(self.diallers) >= self.limit
         return 0
 
     cdef int tell(self) except -1:
         """Wake as many of those who wait for a turn as may have one (all of them, if the
         server has refused), and let those who wait for a connection dial."""
-        cdef Slots slots
+        cdef Slots slots = self.slots()
         cdef Py_ssize_t turns = self.limit - len(self.diallers)
         if self.last.failures:
             turns = UNLIMITED
@@ -296,8 +293,7 @@ cdef class Dials:
                 parker.release()
                 turns -= 1
         self.note_full()
-        if self.home is not None and self.home.slots != NULL:
-            slots = <Slots>self.home.slots
+        if slots is not None:
             slots.offer_empty()
         return 0
 

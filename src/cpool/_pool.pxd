@@ -40,7 +40,6 @@ cdef class PoolBase:
     cdef bint patched               # one was replaced on this instance
 
     cdef int gates(self) except -1
-    cdef int set_ageing_of(self, Slots slots) except -1
     cdef int check_fork(self) except -1
     cdef bint metrics_off(self) except -1
     cdef bint only_default_listener(self) except -1

@@ -20,7 +20,7 @@ from cpool._slots cimport (
     CP_SLOT_RETURNING, SLOT_MOVED, cp_slot, cp_slots_at,
     cp_slots_claim_mpmc, cp_slots_set_state, cp_slots_state, cp_slots_used, cp_waitq_count,
 )
-from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_now, ns_of
+from cpool._wire cimport CP_FOREVER, CP_PEEK_QUIET, cp_clock_after, cp_clock_now, ns_of
 
 
 cp_fork_watch()
@@ -141,14 +141,7 @@ cdef class PoolBase:
         self.max_idle_ns = ns_of(max_idle_time)
         self.max_lifetime_ns = ns_of(max_lifetime)
         self.warm = warm
-        self.set_ageing_of(self.slots)
-
-    cdef int set_ageing_of(self, Slots slots) except -1:
-        slots.max_idle_ns = self.max_idle_ns
-        slots.max_lifetime_ns = self.max_lifetime_ns
-        slots.warm = self.warm
-        slots.ageing = self.max_idle_ns != CP_FOREVER or self.max_lifetime_ns != CP_FOREVER
-        return 0
+        self.slots.set_ageing(self.max_idle_ns, self.max_lifetime_ns, warm)
 
     @property
     def _dials(self):
@@ -169,7 +162,7 @@ cdef class PoolBase:
         cdef Slots before = self.slots
         cdef bint forked = self.fork_generation != cp_fork_generation()
         self.slots = Slots(0 if self.closed else min(max_connections, 0x7FFFFFFF), fifo)
-        self.set_ageing_of(self.slots)
+        self.slots.set_ageing(self.max_idle_ns, self.max_lifetime_ns, self.warm)
         self.slots.dials = self.dials
         self.dials.home = self.slots.home
         self.dials.failed = 0
@@ -293,7 +286,7 @@ cdef class PoolBase:
         """Find out what is the matter with an idle connection, and mend it."""
         try:
             if slots.is_stale(slot, cp_slots_at(&slots.cells, slot).since):
-                slots.opened(slot)
+                slots.opened(slot, slots.generation)
                 connection.disconnect()
             if self._make_ready(connection):
                 slots.replaced += 1
@@ -331,7 +324,7 @@ cdef class PoolBase:
         if patience_ns != 0:
             now = cp_clock_now()
             if until[0] == 0:
-                until[0] = CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns
+                until[0] = cp_clock_after(now, patience_ns)
             slot = slots.wait(min(until[0], due()), self.waiting_limit, for_dial)
             spend(WAITING, now)
             if slot != CP_SLOT_NONE:
@@ -369,13 +362,14 @@ cdef class PoolBase:
         slots.checkouts += 1
         return connection
 
-    def _open_idle(self):
-        """Dial a connection that nobody has asked for; false: there is no room for it."""
+    def _open_idle(self, bint patient):
+        """Dial a connection that nobody has asked for; false: there is no room for it. Not
+        patient: nor is a dial that would have to wait for its turn begun."""
         cdef Slots slots
         cdef uint32_t slot
         self.check_fork()
         slots = self.slots
-        slot = slots.take_empty(True)
+        slot = slots.take_empty(not patient)
         if slot == CP_SLOT_NONE:
             return False
         slots.warming += 1
@@ -417,9 +411,7 @@ cdef class PoolBase:
     def _wait_empty(self, timeout):
         """Wait until no connection is left; false: the time was over before."""
         cdef Slots slots = self.slots
-        cdef int64_t now = cp_clock_now(), patience_ns = ns_of(timeout)
-        return slots.wait_empty(
-            min(due(), CP_FOREVER if patience_ns > CP_FOREVER - now else now + patience_ns))
+        return slots.wait_empty(min(due(), cp_clock_after(cp_clock_now(), ns_of(timeout))))
 
     @property
     def is_closed(self):

@@ -10,6 +10,7 @@ cdef extern from "cp_clock.h" nogil:
     const int64_t CP_FOREVER
     const int64_t CP_NS_PER_MS
     int64_t cp_clock_now()
+    int64_t cp_clock_after(int64_t now, int64_t ns)
 
 
 cdef extern from "cp_slots.h" nogil:
@@ -132,7 +133,9 @@ cdef class Slots:
     cdef int dismiss(self) except -1
     cdef bint wait_empty(self, int64_t until) except -1
     cdef int offer_empty(self) except -1
-    cdef int opened(self, uint32_t slot) except -1
+    cdef int opened(self, uint32_t slot, uint32_t generation) except -1
+    cdef int64_t retirement(self) except? -2
+    cdef int set_ageing(self, int64_t max_idle_ns, int64_t max_lifetime_ns, bint warm) except -1
     cdef int evict(self) except -1
     cdef bint is_current(self, uint32_t slot) noexcept
     cdef int came_back(self, uint32_t slot) noexcept
@@ -150,6 +153,7 @@ cdef class Slots:
     cdef uint32_t new_ticket(self, uint32_t slot) noexcept
     cdef bint is_in(self, uint32_t slot, ConnBase connection) noexcept
     cdef uint32_t number_of(self, object connection) except? 0xFFFFFFF0
+    cdef uint32_t slot_of(self, object connection) except? 0xFFFFFFF0
     cdef int give_back(self, uint32_t slot, object connection) except -1
     cdef int offer(self, uint32_t slot) except -1
     cdef int reclaim(self, uint32_t slot, object ref) except -1

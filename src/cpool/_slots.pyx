@@ -16,6 +16,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from redis.connection import CacheProxyConnection
+
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
 from cpool._wire cimport CP_PEEK_CLOSED
@@ -158,7 +160,7 @@ cdef class Slots:
                 return slot
             PyErr_CheckSignals()
             left = (min(until, barged) if now < barged else until) - now
-            park(waiter.parker, min(left, LOOK_NS))
+            park(waiter.parker, left)
 
     cdef bint is_exhausted(self) noexcept:
         """Whether all connections there may be are lent, and fewer are dialled ahead than
@@ -179,7 +181,7 @@ cdef class Slots:
             self.emptied = threading.Lock()
             self.emptied.acquire()
             if self.held():  # else the last one went before anybody could be told
-                park(self.emptied, min(until - now, LOOK_NS))
+                park(self.emptied, until - now)
             now = cp_clock_now()
         self.emptied = None
         return self.held() == 0 or self.ended  # what was forgotten is nobody's
@@ -194,18 +196,37 @@ cdef class Slots:
             self.offer(slot)
         return 0
 
-    cdef int opened(self, uint32_t slot) except -1:
-        """The connection of a slot was dialled, for the first time or again.
-
-        Lifetimes end up to a twentieth early, so that connections that were made
-        together do not all have to be made again together."""
+    cdef int opened(self, uint32_t slot, uint32_t generation) except -1:
+        """The connection of a slot was dialled, for the first time or again."""
         cdef cp_slot *cell = cp_slots_at(&self.cells, slot)
-        cell.generation = self.generation
-        cell.retires = cell.stale = CP_FOREVER
-        if self.max_lifetime_ns != CP_FOREVER:
-            cell.retires = cp_clock_now() + <int64_t>(
-                self.max_lifetime_ns * random.uniform(0.95, 1.0))
-            cell.stale = cell.retires
+        cell.generation = generation
+        cell.retires = cell.stale = self.retirement()
+        return 0
+
+    cdef int64_t retirement(self) except? -2:
+        """When a connection ends its life that begins it now.
+
+        Up to a twentieth early, so that connections that were made together do not all
+        have to be made again together."""
+        if self.max_lifetime_ns == CP_FOREVER:
+            return CP_FOREVER
+        return cp_clock_after(
+            cp_clock_now(), <int64_t>(self.max_lifetime_ns * random.uniform(0.95, 1.0)))
+
+    cdef int set_ageing(self, int64_t max_idle_ns, int64_t max_lifetime_ns, bint warm) except -1:
+        """For how long connections may be idle, and live from now on."""
+        cdef cp_slot *cell
+        cdef uint32_t slot
+        cdef bint other_lives = max_lifetime_ns != self.max_lifetime_ns
+        self.max_idle_ns = max_idle_ns
+        self.max_lifetime_ns = max_lifetime_ns
+        self.warm = warm
+        self.ageing = max_idle_ns != CP_FOREVER or max_lifetime_ns != CP_FOREVER
+        for slot in range(cp_slots_used(&self.cells)):
+            cell = cp_slots_at(&self.cells, slot)
+            if other_lives:
+                cell.retires = self.retirement()
+            self.rest(cell)  # one that is lent will be told again when it comes back
         return 0
 
     cdef int evict(self) except -1:
@@ -331,7 +352,10 @@ cdef class Slots:
         else:  # a foreign class is held as redis-py holds it
             self.numbers[id(connection)] = slot
             self.conns[slot] = connection
-        self.opened(slot)
+            if wrapped_in(connection) is not None:
+                wrapped_in(connection).dials = self.dials
+                wrapped_in(connection).slot = slot
+        self.opened(slot, self.generation)
         cp_slots_at(&self.cells, slot).since = cp_clock_now()
         self.created += 1
         return 0
@@ -343,6 +367,8 @@ cdef class Slots:
             (<ConnBase>connection).home = (<ConnBase>connection).dials = None
         elif connection is not None:
             self.numbers.pop(id(connection), None)
+            if wrapped_in(connection) is not None:
+                wrapped_in(connection).dials = None
         if slot < <uint32_t>len(self.refs):
             self.refs[slot] = self.conns[slot] = None
         cp_slots_set_state(&self.cells, slot, CP_SLOT_OPENING)
@@ -394,6 +420,16 @@ cdef class Slots:
                 return slot
             return CP_SLOT_NONE
         return self.numbers.get(id(connection), CP_SLOT_NONE)
+
+    cdef uint32_t slot_of(self, object connection) except? 0xFFFFFFF0:
+        """The slot of a connection of this pool, of one that is wrapped in it as well."""
+        cdef uint32_t slot = self.number_of(connection)
+        if slot != CP_SLOT_NONE or not isinstance(connection, ConnBase):
+            return slot
+        slot = (<ConnBase>connection).slot
+        if slot < <uint32_t>len(self.conns) and wrapped_in(self.conns[slot]) is connection:
+            return slot
+        return CP_SLOT_NONE
 
     cdef int give_back(self, uint32_t slot, object connection) except -1:
         """Return a connection to its slot, which the caller owns."""
@@ -471,15 +507,16 @@ cdef class Slots:
         return n
 
 
-# A waiter looks up this often, for a signal that came as it fell asleep.
+# Who waits looks up this often, for a signal that came as he fell asleep.
 cdef int64_t LOOK_NS = 100 * CP_NS_PER_MS
 
 
 cdef int park(object parker, int64_t ns) except -1:
-    """Sleep at a parking place, without the GIL, until signalled or the time is over.
+    """Sleep at a parking place, without the GIL, until signalled or the time is over, or it
+    is time to look up.
 
     A signal's handler runs, and may raise."""
-    parker.acquire(True, ns / 1e9)
+    parker.acquire(True, min(ns, LOOK_NS) / 1e9)
     return 0
 
 
@@ -488,6 +525,14 @@ cdef int unpark(void *parker) except -1:
     if parker != NULL:
         (<object>parker).release()
     return 0
+
+
+cdef ConnBase wrapped_in(object connection):
+    """The connection of ours that redis-py's caching one sends through, or None."""
+    if not isinstance(connection, CacheProxyConnection):
+        return None
+    wrapped = connection._conn
+    return <ConnBase>wrapped if isinstance(wrapped, ConnBase) else None
 
 
 cdef tuple counted(cp_hist *h):

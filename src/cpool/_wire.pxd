@@ -20,6 +20,7 @@ cdef extern from "cp_status.h" nogil:
 cdef extern from "cp_clock.h" nogil:
     const int64_t CP_FOREVER
     int64_t cp_clock_now()
+    int64_t cp_clock_after(int64_t now, int64_t ns)
     ctypedef struct cp_patience:
         int64_t idle_ns
         int64_t deadline

@@ -20,6 +20,13 @@ cp_clock_now(void)
     return (int64_t)ts.tv_sec * CP_NS_PER_S + ts.tv_nsec;
 }
 
+/* The point in time that is `ns` after `now`. */
+static inline int64_t
+cp_clock_after(int64_t now, int64_t ns)
+{
+    return ns > CP_FOREVER - now ? CP_FOREVER : now + ns;
+}
+
 /* How long one verb may wait. `idle_ns` starts anew with each byte that moves
  * (CP_FOREVER: no limit); `deadline` is a point in time that nothing moves.
  * `until` is the end of the wait that is going on, 0 before it has begun: a
@@ -41,10 +48,8 @@ cp_patience_of(int64_t idle_ns, int64_t deadline)
 static inline int64_t
 cp_patience_until(cp_patience *p)
 {
-    if (p->until == 0) {
-        int64_t now = cp_clock_now();
-        p->until = p->idle_ns > CP_FOREVER - now ? CP_FOREVER : now + p->idle_ns;
-    }
+    if (p->until == 0)
+        p->until = cp_clock_after(cp_clock_now(), p->idle_ns);
     return p->until < p->deadline ? p->until : p->deadline;
 }
 

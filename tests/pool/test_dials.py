@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.cache import CacheConfig
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -30,6 +31,7 @@ from tests.pool.support import (
     fork,
     is_answering,
     run_in_child,
+    that_may_be_cached,
     wait_for,
 )
 from tests.support.faultproxy import FaultProxy
@@ -422,9 +424,22 @@ def open_idle(pool: Any, n: int) -> list[Any]:
     return lent
 
 
-def test_after_a_break_and_a_refused_dial_all_connections_are_replaced(proxy: FaultProxy) -> None:
-    pool = make_client(proxy, max_connections=4).connection_pool
+CACHED = {
+    "connection_class": that_may_be_cached(cpool.Connection),
+    "protocol": 3,
+    "cache_config": CacheConfig(),
+}
+
+
+@pytest.mark.parametrize("options", [{}, CACHED])
+def test_after_a_break_and_a_refused_dial_all_connections_are_replaced(
+    proxy: FaultProxy, options: Any
+) -> None:
+    pool = cpool.ConnectionPool(
+        host=proxy.host, port=proxy.port, max_connections=4, retry=Retry(NoBackoff(), 0), **options
+    )
     open_idle(pool, 4)
+    assert pool.stats().dial.count == 4
     lent = pool.get_connection()
     lent.send_command("PING")
     lent.read_response()
@@ -433,6 +448,7 @@ def test_after_a_break_and_a_refused_dial_all_connections_are_replaced(proxy: Fa
     with pytest.raises(ConnectionError):
         lent.send_command("PING")
         lent.read_response()
+    lent.disconnect()
     with pytest.raises(ConnectionError):
         lent.connect()
     assert pool.stats().evictions == 0
@@ -445,6 +461,20 @@ def test_after_a_break_and_a_refused_dial_all_connections_are_replaced(proxy: Fa
     open_idle(pool, 4)
     assert proxy.connections == before + 4
     pool.disconnect()
+
+
+def test_what_was_dialled_while_the_pool_was_drained_is_replaced(
+    gate: Gate, make_gated: Callable[..., Any]
+) -> None:
+    pool = make_gated(max_connections=1)
+    task = Task(pool.get_connection)
+    wait_for(lambda: gate.under_way == 1)
+    pool.drain()
+    gate.let(1)
+    pool.release(task.result())
+    gate.let(1)
+    pool.get_connection()
+    assert gate.begun == 2
 
 
 def test_a_break_alone_replaces_nothing_else(proxy: FaultProxy) -> None:

@@ -18,6 +18,7 @@ from cpool.tools.servers import free_port
 from tests.pool.conftest import MakePool
 from tests.pool.support import (
     StubConnection,
+    Task,
     all_lent,
     assert_whole,
     is_answering,
@@ -85,6 +86,14 @@ def test_a_pool_can_be_warmed_by_hand(make_pool: MakePool) -> None:
     assert pool.prewarm(2) == 1
     assert pool.prewarm(50) == 1  # it is full
     assert pool.stats().idle == 3
+
+
+def test_warming_by_hand_waits_for_its_turn_to_dial(make_pool: MakePool) -> None:
+    pool = make_pool(cpool.ConnectionPool, max_connections=3, max_connecting=1)
+    with pool._dials.turn(cpool.Connection()):
+        task = Task(lambda: pool.prewarm(2))
+        wait_for(lambda: pool._dials.waiting == 1)
+    assert task.result() == 2
 
 
 def test_warming_by_hand_tells_why_it_can_not() -> None:

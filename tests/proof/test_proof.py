@@ -97,7 +97,8 @@ def test_a_soak_leaves_nothing_behind(site: Site, transport: str) -> None:
     soaked.play(Clock(0.001), SEED, 64 * soak.MIB)
     assert report.violations == []
     assert rounds.total.right >= 60 * 3
-    assert soaked.ceilings is not None and soaked.ceilings.most_files == soaked.ceilings.files
+    assert soaked.ceilings is not None
+    assert 0 < soaked.ceilings.most_files <= soaked.ceilings.files
 
 
 def test_more_files_and_more_memory_than_allowed_are_told() -> None:

@@ -22,7 +22,7 @@ from tests.support.servers import StartServer, wait_until
 @pytest.fixture
 def proxy(start_server: StartServer) -> Iterator[FaultProxy]:
     """Give a proxy that a cluster of one node calls its address."""
-    port = free_port()
+    port = free_port(twin=10000)  # the cluster's bus
     with FaultProxy(("127.0.0.1", port)) as proxy:
         address = ("--cluster-announce-ip", proxy.host, "--cluster-announce-port", str(proxy.port))
         start_server(port, ("--cluster-enabled", "yes", *address))
