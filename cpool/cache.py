@@ -10,7 +10,11 @@ from typing import Any
 
 import redis.connection
 
+from cpool import _slots
+
 __all__ = ["CacheProxyConnection"]
+
+_slots.set_caching(redis.connection.CacheProxyConnection)
 
 
 class CacheProxyConnection(redis.connection.CacheProxyConnection):

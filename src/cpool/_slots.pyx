@@ -16,11 +16,19 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from redis.connection import CacheProxyConnection
-
 from cpool._conn cimport ConnBase
 from cpool._session cimport Session
 from cpool._wire cimport CP_PEEK_CLOSED
+
+
+# redis-py's connection that sends through another one, set by cpool.cache.
+cdef object CACHING = ()
+
+
+def set_caching(connection_class):
+    """Tell the class of the connections that are a cache before another one, `_conn`."""
+    global CACHING
+    CACHING = connection_class
 
 
 @cython.final
@@ -529,7 +537,7 @@ cdef int unpark(void *parker) except -1:
 
 cdef ConnBase wrapped_in(object connection):
     """The connection of ours that redis-py's caching one sends through, or None."""
-    if not isinstance(connection, CacheProxyConnection):
+    if not isinstance(connection, CACHING):
         return None
     wrapped = connection._conn
     return <ConnBase>wrapped if isinstance(wrapped, ConnBase) else None

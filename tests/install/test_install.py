@@ -350,7 +350,7 @@ def test_no_binding_of_redis_py_to_a_replaced_class_is_left(installed: None) -> 
 def test_originals_of_cpool_are_the_same_objects(installed: None) -> None:
     assert vars(sys.modules["cpool.pool"])["_redis_pool"] is WAS.ConnectionPool
     assert cpool.Redis.__mro__[2] is WAS.Redis
-    assert cpool.ConnectionPool.__mro__[2] is WAS.ConnectionPool
+    assert cpool.ConnectionPool.__mro__[3] is WAS.ConnectionPool
 
 
 def test_installing_twice_is_installing_once(third_party: Any) -> None:
