@@ -232,13 +232,16 @@ def test_a_handlers_error_may_leave_the_connection_open_if_asked(wire: Wire) -> 
 
 def test_a_handler_may_disconnect_the_connection_that_is_read(wire: Wire) -> None:
     link = wire.connect()
+    handled = threading.Event()
 
     def disconnect(*_: Any) -> None:
+        handled.set()
         link.conn.disconnect()
 
     def interrupt(reader: int) -> None:
         wait_for(lambda: link.peer.recv(1), "the request has come")
-        signal.pthread_kill(reader, signal.SIGUSR1)
+        while not handled.wait(0.02):  # one that comes just before the poll wakes nobody
+            signal.pthread_kill(reader, signal.SIGUSR1)
 
     main = threading.main_thread().ident
     before = signal.signal(signal.SIGUSR1, disconnect)
