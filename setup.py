@@ -36,6 +36,7 @@ MODULES = {
     "_dials": [],
     "_pool": ["cp_fork.c"],
     "_client": [],
+    "_cluster": [],
     "_pipeline": ["cp_exchange.c", "cp_wire.c", "cp_buf.c", "cp_resp.c"],
 }
 

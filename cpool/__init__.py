@@ -17,6 +17,7 @@ except (ImportError, ValueError) as _error:
         unusable.leave(_error)
     raise
 from cpool.blocking_pool import BlockingConnectionPool
+from cpool.cluster import ClusterPipeline, RedisCluster
 from cpool.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from cpool.deadlines import deadline
 from cpool.errors import (
@@ -26,6 +27,7 @@ from cpool.errors import (
     PoolClosedError,
 )
 from cpool.installation import install, uninstall
+from cpool.node_pools import ClusterStats, NodePools
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
     SentinelConnectionPool,
@@ -54,16 +56,20 @@ if not TYPE_CHECKING:
 
 __all__ = [
     "BlockingConnectionPool",
+    "ClusterPipeline",
+    "ClusterStats",
     "Connection",
     "ConnectionPool",
     "ConnectionPoolTimeoutError",
     "DeadlineExceededError",
     "Distribution",
     "IndeterminateResultError",
+    "NodePools",
     "Pipeline",
     "PoolClosedError",
     "PoolStats",
     "Redis",
+    "RedisCluster",
     "SSLConnection",
     "SentinelConnectionPool",
     "SentinelManagedConnection",

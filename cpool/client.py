@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis.client
@@ -20,6 +19,7 @@ from cpool import _client, _pipeline
 from cpool.connection import Connection
 from cpool.originals import original
 from cpool.pool import ConnectionPool
+from cpool.rebinding import with_names
 from cpool.standin import ClientStandIn
 
 if TYPE_CHECKING:
@@ -62,29 +62,6 @@ _pipeline.set_originals(
 )
 
 
-class _OurNames(dict[str, Any]):
-    """redis-py's module, as it is at any moment, but for a few names."""
-
-    def __missing__(self, name: str) -> Any:
-        return vars(redis.client)[name]
-
-
-def _with_names(function: Any, names: dict[str, Any]) -> Any:
-    """Return redis-py's function, its decorators included, as if its module had `names`."""
-    inner = getattr(function, "__wrapped__", None)
-    if inner is None:
-        scope: dict[str, Any] = _OurNames(names, __builtins__=function.__globals__["__builtins__"])
-        closure = function.__closure__
-    else:
-        scope, ours = function.__globals__, CellType(_with_names(inner, names))
-        closure = tuple(
-            ours if cell.cell_contents is inner else cell for cell in function.__closure__
-        )
-    made = FunctionType(function.__code__, scope, function.__name__, None, closure)
-    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return functools.update_wrapper(made, function if inner is None else ours.cell_contents)
-
-
 _redis_client = redis.client.Redis  # the original, whoever replaces it
 _redis_init = original(_redis_client, "__init__")
 _signature = inspect.signature(_redis_init)
@@ -99,7 +76,7 @@ _POOL_OPTIONS = {
 def _init_on_our_pool(pool_options: dict[str, Any]) -> Any:
     """Return redis-py's constructor, making a pool of ours with these options."""
     make_pool = functools.partial(ConnectionPool, **pool_options)
-    return _with_names(_redis_init, {"ConnectionPool": make_pool})
+    return with_names(_redis_init, {"ConnectionPool": make_pool})
 
 
 def _init_with_options(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,7 +134,7 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
             _init_on_our_pool({}), frozenset(_POOL_OPTIONS), _init_with_options
         )
         from_url = classmethod(
-            _with_names(
+            with_names(
                 vars(_redis_client)["from_url"].__func__, {"ConnectionPool": ConnectionPool}
             )
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from cpool._slots import BUCKET_ENDS_S
 
-__all__ = ["Distribution", "PoolStats"]
+__all__ = ["Distribution", "PoolStats", "combined"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,3 +122,26 @@ class PoolStats:
     """How long connections were lent, from checkout to return."""
     dial: Distribution
     """How long good dials took: connecting, TLS and the handshake."""
+
+
+def combined(name: str, parts: Sequence[PoolStats]) -> PoolStats:
+    """Return several pools' figures as those of one: sums, and the longest of the longest."""
+    merged = {
+        field.name: _merged(field.name, [getattr(part, field.name) for part in parts])
+        for field in fields(PoolStats)
+        if field.name != "name"
+    }
+    return PoolStats(name=name, **merged)
+
+
+def _merged(name: str, values: list[Any]) -> Any:
+    if name in {"wait", "use", "dial"}:
+        return Distribution(
+            tuple(map(sum, zip(*(value.counts for value in values), strict=True)))
+            or (0,) * len(BUCKET_ENDS_S),
+            sum(value.sum_s for value in values),
+            max((value.max_s for value in values), default=0.0),
+        )
+    if name in {"oldest_use_s", "longest_wait_s"}:
+        return max(values, default=0.0)
+    return sum(values)

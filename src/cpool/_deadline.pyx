@@ -7,6 +7,7 @@ has taken, and raise exceeded() once it has passed.
 """
 
 import sys
+import time
 from copy import copy
 
 cimport cython
@@ -219,6 +220,22 @@ cdef class Pauses:
         if self.dial is not None:
             self.dial.settle()
         raise self.deadline.exceeded(SLEEPING) from error
+
+
+def remaining_s():
+    """Seconds that this thread's deadline leaves, or None where there is none."""
+    cdef Deadline deadline = current()
+    return None if deadline is None or deadline.until == CP_FOREVER else deadline.remaining_s
+
+
+def pause(double seconds):
+    """Sleep; raise at once where that would be longer than this thread's deadline lets."""
+    cdef Deadline deadline = current()
+    if deadline is not None:
+        if seconds * 1e9 >= deadline.left_ns():
+            raise deadline.exceeded(SLEEPING) from sys.exc_info()[1]
+        deadline.add(SLEEPING, <int64_t>(seconds * 1e9))
+    time.sleep(seconds)
 
 
 cdef object bounded(object policy, Dial dial):

@@ -131,6 +131,13 @@ cdef class PoolBase:
         slots.cells.max = 0 if self.closed else min(max_connections, 0x7FFFFFFF)
         slots.offer_empty()
 
+    def _wind_down(self):
+        """The server has left for good: close idle connections now, those in use when they
+        come back. Who asks for one still gets one."""
+        self.slots.retired = self.slots.shrinking = True
+        self._next_generation()
+        self._close_stale()
+
     def _shrink(self):
         """Let connections above the limit be closed when they come back."""
         self.slots.shrinking = True

@@ -111,7 +111,8 @@ cdef class Slots:
     cdef object dials           # the pool's Dials: its connections ask it before they dial
     cdef bint dials_full        # as many dials are under way as may be
     cdef uint32_t warming       # connections that are dialled ahead, for nobody yet
-    cdef bint shrinking         # there may be more connections than cells.max
+    cdef bint shrinking         # there may be more connections than cells.max, or retired
+    cdef bint retired           # the server has left: connections that come back are closed
     cdef bint warm              # idle connections that have ended are to be replaced
     cdef bint ageing            # connections grow stale: their cells' `stale` is kept
     cdef int64_t max_idle_ns, max_lifetime_ns   # CP_FOREVER: any time

@@ -264,8 +264,9 @@ cdef class Slots:
         return 0
 
     cdef bint is_too_many(self) noexcept:
-        """Whether a connection that comes back is to be closed: the limit was lowered."""
-        if self.held() > self.cells.max:
+        """Whether a connection that comes back is to be closed: the limit was lowered, or
+        the server has left."""
+        if self.retired or self.held() > self.cells.max:
             return True
         self.shrinking = False
         return False

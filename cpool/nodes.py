@@ -1,0 +1,176 @@
+"""The nodes of a cluster: which serves what, one pool for each, and refreshes of the topology.
+
+redis-py's manager of nodes, with pools of ours that live as long as their node is in the
+cluster. A refresh is redis-py's own `initialize`, on connections of its own: it neither waits
+for a connection of the nodes' pools nor closes any.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+import redis.cluster
+from redis.exceptions import MovedError
+
+from cpool import _cluster
+from cpool.client import Redis
+from cpool.originals import original
+from cpool.pool import ConnectionPool
+from cpool.rebinding import with_names
+from cpool.single_flight import SingleFlight
+from cpool.standin import StandIn
+
+__all__ = ["NodesManager"]
+
+PAUSE_S = 0.1  # between refreshes that somebody waits for
+BACKGROUND_PAUSE_S = 1.0  # and those that nobody does
+# A refresh asks one question of a node.
+_ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
+
+_redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
+_create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
+
+_cluster.set_originals(
+    {}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")}
+)
+
+
+class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
+    """The nodes of a cluster: `redis.cluster.NodesManager` on pools of ours."""
+
+    def __init__(self, *args: Any, connection_pool_class: Any = ConnectionPool, **kwargs: Any):
+        self._clients: dict[str, Any] = {}  # by the node's name: of all that have a pool
+        self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
+        self._news = 0  # redirections that said what was not known
+        if connection_pool_class is not ConnectionPool:
+            kwargs["from_url"] = True  # else redis-py makes a client, with the client's pool class
+        _live_managers.add(self)
+        super().__init__(*args, connection_pool_class=connection_pool_class, **kwargs)
+
+    def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
+        """Make the client of a node, and its pool, as redis-py's method does."""
+        return _create_node(self, host, port, **kwargs)
+
+    def create_redis_connections(self, nodes: list[Any]) -> None:
+        """Give each of these nodes its client: the one it had if it was known before."""
+        with self._lock:
+            for node in nodes:
+                if node.redis_connection is None:
+                    node.redis_connection = self._clients.get(node.name)
+            super().create_redis_connections(nodes)
+            self._clients.update({node.name: node.redis_connection for node in nodes})
+
+    # Refreshes
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Ask the cluster who serves what. One thread does, whoever asks meanwhile waits."""
+        self._flights.run(lambda: self._refresh(*args, **kwargs))
+
+    def refresh_soon(self, *args: Any, **kwargs: Any) -> None:
+        """Let a thread of its own do it, unless it was done just now; nobody waits."""
+        ours = weakref.proxy(self)
+        self._flights.start(lambda: ours._refresh(*args, **kwargs))
+
+    def _refresh(self, *args: Any, **kwargs: Any) -> None:
+        refresh = _Refresh(self)
+        try:
+            original(_redis_manager, "initialize")(refresh, *args, **kwargs)
+        finally:
+            refresh.end()
+        self._retire_those_that_left()
+
+    def _retire_those_that_left(self) -> None:
+        with self._lock:
+            left = [self._clients.pop(name) for name in [*self._clients.keys() - self.nodes_cache]]
+        for client in left:
+            if isinstance(client.connection_pool, ConnectionPool):
+                client.connection_pool._wind_down()
+            else:
+                client.connection_pool.disconnect(inuse_connections=False)
+
+    @property
+    def refreshes(self) -> int:
+        """How often the cluster was asked."""
+        return self._flights.count
+
+    def is_news(self, moved: MovedError) -> bool:
+        """Tell whether a redirection says what the table of slots does not."""
+        nodes = self.slots_cache.get(moved.slot_id)
+        return not nodes or nodes[0].name != f"{moved.host}:{moved.port}"
+
+    def count_news(self, steps: int) -> None:
+        """Refresh the topology beside, after so many of them."""
+        self._news += 1
+        if self._news % steps == 0:
+            self.refresh_soon()
+
+    def close(self) -> None:
+        """Close the pools of all nodes, as redis-py's method does."""
+        super().close()
+        for client in list(self._clients.values()):
+            client.close()
+
+    def _after_fork(self) -> None:
+        """Begin anew in a child: locks may have been held when it was born."""
+        self._lock = threading.RLock()
+        self._initialization_lock = threading.RLock()
+        self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
+
+
+class _Refresh:
+    """The manager as redis-py's `initialize` sees it: it asks through clients of its own, and
+    what it finds is the manager's."""
+
+    def __init__(self, manager: NodesManager) -> None:
+        self.__dict__.update(_manager=manager, _made=[])
+        nodes = {name: self._shadow(node) for name, node in list(manager.startup_nodes.items())}
+        self.__dict__["_startup_nodes"] = nodes
+
+    @staticmethod
+    def _shadow(node: Any) -> Any:
+        """Give the same node without its client, unless that is somebody's own."""
+        client = node.redis_connection
+        own = client is not None and not isinstance(client.connection_pool, ConnectionPool)
+        shadow = redis.cluster.ClusterNode(node.host, node.port, node.server_type)
+        shadow.redis_connection = client if own else None
+        return shadow
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._manager, name, value)
+
+    @property
+    def startup_nodes(self) -> dict[str, Any]:
+        """The nodes to ask; what is found goes to the manager."""
+        return self.__dict__["_startup_nodes"]  # type: ignore[no-any-return]
+
+    @startup_nodes.setter
+    def startup_nodes(self, value: dict[str, Any]) -> None:
+        self._manager.startup_nodes = value
+
+    def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
+        """Make a client for this refresh only."""
+        client = self._manager.create_redis_node(host, port, **{**kwargs, **_ASKING})
+        self._made.append(client)
+        return client
+
+    def end(self) -> None:
+        """Close what was made."""
+        for client in self._made:
+            client.connection_pool.disconnect()
+
+
+_live_managers: weakref.WeakSet[NodesManager] = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    for manager in list(_live_managers):
+        manager._after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_locks_after_fork)
