@@ -283,6 +283,7 @@ cdef class Session:
         cdef bytes data = out.buf.data[:out.buf.len]
         from cpool import errors
 
+        self.users += 1
         try:
             for i in range(out.count):
                 self.wire.send_by_method(data[at:out.segments[i].upto], deadline)
@@ -296,6 +297,8 @@ cdef class Session:
             raise self.told(errors.write_timed_out(), deadline, WRITING) from None
         except OSError as error:
             raise errors.write_error(error) from None
+        finally:
+            self.leave()
         if deadline != CP_FOREVER:
             self.spend(WRITING)
         return self.sent(out)

@@ -41,6 +41,10 @@ def is_plain(sock):
     return all(getattr(cls, name) is _PLAIN[name] for name in _VERBS)
 
 
+cdef bint is_tls(object sock) except -1:
+    return ssl is not None and isinstance(sock, ssl.SSLSocket)
+
+
 cdef int64_t ns_of(object timeout_s) except -1:
     """Nanoseconds of a Python timeout: None is for ever, negative is none left."""
     return CP_FOREVER if timeout_s is None else ns_of_seconds(timeout_s)
@@ -62,9 +66,10 @@ cdef class Wire:
         self.raw.fd = -1
         self.sock = sock
         self.gettimeout = getattr(sock, "gettimeout", None)
-        if is_plain(sock):
+        self.by_fd = is_plain(sock)
+        if self.by_fd or is_tls(sock):  # OpenSSL goes by the number of the descriptor too
             self.guard = sock.makefile("rb", buffering=0)
-            self.by_fd = True
+        if self.by_fd:
             cp_wire_open(&self.raw, sock.fileno(), self.idle_ns())
 
     @property
@@ -160,8 +165,7 @@ cdef class Wire:
     cdef bint lost_tls(self) except -1:
         """Whether another thread has shut a TLS socket down: from then on its recv() gives
         what still comes as it is, encrypted."""
-        return ssl is not None and isinstance(self.sock, ssl.SSLSocket) \
-            and self.sock.version() is None
+        return is_tls(self.sock) and self.sock.version() is None
 
     cdef bint readable_by_method(self) except -1:
         """Whether recv() would find something (bytes, or the end) at this moment.

@@ -44,6 +44,14 @@ def fd_wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     made.close()
 
 
+@pytest.fixture(params=["fd", "tls"])
+def kernel_wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    """Give a listening TCP socket; somebody below Python goes by its connections' descriptors."""
+    made = make_wire(request.param, request)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def all_wires(request: pytest.FixtureRequest) -> Iterator[list[Wire]]:
     """Give listening sockets of all kinds, for a test that takes its time once."""

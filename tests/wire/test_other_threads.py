@@ -109,12 +109,14 @@ def many_open_files() -> Iterator[set[int]]:
             os.close(fd)
 
 
-@pytest.mark.parametrize("blocked", [read_only, can_read, ping_joined, half_a_large_reply])
+@pytest.mark.parametrize(
+    "blocked", [read_only, can_read, ping_joined, half_a_large_reply, send_blocked]
+)
 def test_a_descriptor_is_not_reused_while_a_thread_waits_on_it(
-    fd_wire: Wire, blocked: Callable[[Link], Any]
+    kernel_wire: Wire, blocked: Callable[[Link], Any]
 ) -> None:
     """A connection of another process is closed but not shut down, so its reader stays."""
-    link = fd_wire.connect()
+    link = kernel_wire.connect()
     fd = link.sock.fileno()
     waiting = Task(blocked, link)
     waiting.wait_blocked()
@@ -128,8 +130,8 @@ def test_a_descriptor_is_not_reused_while_a_thread_waits_on_it(
         waiting.result()
 
 
-def test_a_descriptor_is_closed_once_its_reader_has_left(fd_wire: Wire) -> None:
-    link = fd_wire.connect()
+def test_a_descriptor_is_closed_once_its_reader_has_left(kernel_wire: Wire) -> None:
+    link = kernel_wire.connect()
     waiting = Task(read_only, link)
     waiting.wait_blocked()
     fd = link.sock.fileno()
