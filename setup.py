@@ -37,6 +37,7 @@ MODULES = {
     "_pool": ["cp_fork.c"],
     "_client": [],
     "_cluster": [],
+    "_cluster_pipeline": [],
     "_pipeline": ["cp_exchange.c", "cp_wire.c", "cp_buf.c", "cp_resp.c"],
 }
 

@@ -20,6 +20,7 @@ from redis.exceptions import MovedError
 from cpool import _cluster, options
 from cpool._deadline import is_any_in_force, pause
 from cpool.arguments import UrlArguments
+from cpool.cluster_pipeline import PipelineStrategy
 from cpool.first_attempt import FirstAttempt
 from cpool.node_pools import NodePools
 from cpool.nodes import NodesManager
@@ -111,6 +112,15 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         """Return a new pipeline, as redis-py's method does: a `cpool.ClusterPipeline`."""
         return _make_pipeline(self, transaction, shard_hint)
 
+    def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:
+        """Execute a command once per slot, at all nodes at once."""
+        if len(slots_to_args) == 1:
+            return [self.execute_command(command, *args) for args in slots_to_args.values()]
+        pipe = self.pipeline()
+        for args in slots_to_args.values():
+            pipe.execute_command(command, *args)
+        return pipe.execute()  # type: ignore[no-any-return]
+
     # From the compiled call
 
     def _go_on(
@@ -142,7 +152,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
             return super()._should_reinitialized()
-        if self.reinitialize_steps and self.nodes_manager.is_news(error):
+        if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
         return False
 
@@ -162,6 +172,10 @@ def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:
 class ClusterPipeline(_redis_pipeline, RedisCluster):  # type: ignore[misc]
     """A cluster pipeline: `redis.cluster.ClusterPipeline`, written to all nodes before any of
     them is read. Not thread-safe, as redis-py's."""
+
+    __init__ = with_names(
+        original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
+    )
 
 
 _make_pipeline = with_names(

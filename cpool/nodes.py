@@ -101,10 +101,18 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         nodes = self.slots_cache.get(moved.slot_id)
         return not nodes or nodes[0].name != f"{moved.host}:{moved.port}"
 
+    def move(self, moved: MovedError) -> None:
+        """Note who serves a slot, as redis-py does for a MOVED."""
+        if hasattr(self, "move_slot"):
+            self.move_slot(moved)
+        else:  # before redis-py 7
+            self.update_moved_exception(moved)
+            self.get_node_from_slot(moved.slot_id)
+
     def count_news(self, steps: int) -> None:
         """Refresh the topology beside, after so many of them."""
         self._news += 1
-        if self._news % steps == 0:
+        if steps and self._news % steps == 0:
             self.refresh_soon()
 
     def close(self) -> None:

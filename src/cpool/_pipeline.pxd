@@ -40,8 +40,11 @@ cdef class Batch:
     cdef list replies           # error replies are exceptions among them
     cdef int64_t deadline       # when the exchange must have ended
     cdef object error           # what ended the exchange before all had come, or None
+    cdef bint begun             # the first of them were sent already
 
+    cdef int begin(self) except -1
     cdef int run(self) except -1
+    cdef int failed(self, object error) except -1
     cdef int by_descriptor(self) except -1
     cdef int by_method(self) except -1
     cdef int encode_some(self) except -1
@@ -62,3 +65,7 @@ cdef class PipelineBase(ClientBase):
     cdef list answers(self, list commands, list replies, bint transaction)
     cdef object answer(self, object name, object reply, dict options, bint transaction)
     cdef int raise_first(self, list commands, list replies) except -1
+
+
+cdef int bulk_refusal(object connection) except -1
+cdef bint streams(object name) except -1

@@ -54,34 +54,55 @@ def set_originals(functions):
     GATES.originals.update(functions)
 
 
-@cython.internal
 @cython.final
 cdef class Batch:
+    cdef int begin(self) except -1:
+        """Send the first of the commands only, so that other connections are written to
+        before this one is read. Errors as of run()."""
+        self.deadline = self.session.begin()
+        self.begun = True
+        try:
+            self.prepare()
+            self.encode_some()
+            self.session.flush()
+        except BaseException as error:
+            self.failed(error)
+        return 0
+
     cdef int run(self) except -1:
         """Send all, read all. An error ends it, and is kept for when the replies that
         came before it have been looked at; an interrupt is raised at once."""
-        self.deadline = self.session.begin()
+        if self.error is not None:
+            return 0
+        if not self.begun:
+            self.deadline = self.session.begin()
         try:
-            self.prepare()
+            if not self.begun:
+                self.prepare()
             if self.session.wire.by_fd:
                 self.by_descriptor()
             else:
                 self.by_method()
             self.connection.put_off_health_check()
-        except Exception as error:
-            self.error = error
-            if self.encoded == 0:
-                raise  # an argument nobody can encode: nothing was sent
-            self.session.out.clear()  # what is not sent yet never is
-            self.error = self.session.read_failed(error, self.deadline)
-            try:
-                self.connection.failed(self.session, self.error, True)
-            except Exception as told:
-                self.error = told
-        except BaseException:
+        except BaseException as error:
+            self.failed(error)
+        return 0
+
+    cdef int failed(self, object error) except -1:
+        """Close the connection and keep the error, or raise it. Called while it is handled."""
+        if not isinstance(error, Exception):
             self.session.out.clear()
             self.connection.disconnect()
-            raise
+            raise error
+        self.error = error
+        if self.encoded == 0:
+            raise error  # an argument nobody can encode: nothing was sent
+        self.session.out.clear()  # what is not sent yet never is
+        self.error = self.session.read_failed(error, self.deadline)
+        try:
+            self.connection.failed(self.session, self.error, True)
+        except Exception as told:
+            self.error = told
         return 0
 
     def prepare(self):
@@ -268,21 +289,12 @@ cdef class PipelineBase(ClientBase):
 
     cdef int why_not(self, object connection) except -1:
         """Why the commands are redis-py's to send, or TAKEN."""
-        cdef ConnBase ours
         if not is_enabled():
             return SWITCHED_OFF
         if self.patched or \
                 (gates_of(GATES, self, &self.pipeline_gate) & PIPELINE_EXECUTE) == 0:
             return CLIENT
-        if not isinstance(connection, ConnBase):
-            return CONNECTION
-        ours = <ConnBase>connection
-        if not ours.may_fuse() or (ours.gates() & GATE_BULK) == 0 or not ours.may_begin():
-            return CONNECTION
-        registry = getattr(ours, "himport_registry", None)
-        if registry is not None and registry.revision != ours._himport_reconciled_revision:
-            return COMMAND
-        return HEALTH_CHECK if ours.health_is_due() else TAKEN
+        return bulk_refusal(connection)
 
     cdef object batch_of(self, object connection, object commands, bint transaction):
         """Send the commands and read the replies; None if redis-py has to."""
@@ -364,6 +376,20 @@ cdef class PipelineBase(ClientBase):
                 return 0
         self.raise_first_error(commands, replies)
         return 0
+
+
+cdef int bulk_refusal(object connection) except -1:
+    """Why many commands at once are redis-py's to send on a connection, or TAKEN."""
+    cdef ConnBase ours
+    if not isinstance(connection, ConnBase):
+        return CONNECTION
+    ours = <ConnBase>connection
+    if not ours.may_fuse() or (ours.gates() & GATE_BULK) == 0 or not ours.may_begin():
+        return CONNECTION
+    registry = getattr(ours, "himport_registry", None)
+    if registry is not None and registry.revision != ours._himport_reconciled_revision:
+        return COMMAND
+    return HEALTH_CHECK if ours.health_is_due() else TAKEN
 
 
 cdef object stack_command_of(object pipeline, object args, PyObject *options):
