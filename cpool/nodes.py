@@ -33,9 +33,7 @@ _ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
 _redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
-_cluster.set_originals(
-    {}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")}
-)
+_cluster.set_originals({}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")})
 
 
 class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
