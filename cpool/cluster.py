@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.cluster
 import redis.connection
@@ -60,7 +60,7 @@ _FOR_NODES = frozenset(UrlArguments.__optional_keys__) - {"host", "port", "path"
 
 def _kept_for_nodes(**kwargs: Any) -> dict[str, Any]:
     """Return the arguments that nodes' pools are made with; redis-py's `cleanup_kwargs`."""
-    kept = redis.cluster.cleanup_kwargs(**kwargs)
+    kept: dict[str, Any] = redis.cluster.cleanup_kwargs(**kwargs)
     for name in kwargs.keys() - kept.keys() - set(redis.cluster.KWARGS_DISABLED_KEYS):
         if name in _FOR_NODES:
             kept[name] = kwargs[name]
@@ -88,7 +88,10 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     compiled call. Thread-safe as redis-py's.
     """
 
-    __init__ = _init
+    if TYPE_CHECKING:
+        nodes_manager: NodesManager
+    else:
+        __init__ = _init
     _internal_execute_command = _cluster.execute_command
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
@@ -151,7 +154,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         for what else has changed runs beside, after so many that have told something new."""
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
-            return super()._should_reinitialized()
+            return bool(super()._should_reinitialized())
         if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
         return False
@@ -169,13 +172,14 @@ def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:
     return _cluster.Route(first, last, step, reads)
 
 
-class ClusterPipeline(_redis_pipeline, RedisCluster):  # type: ignore[misc]
+class ClusterPipeline(_redis_pipeline, RedisCluster):
     """A cluster pipeline: `redis.cluster.ClusterPipeline`, written to all nodes before any of
     them is read. Not thread-safe, as redis-py's."""
 
-    __init__ = with_names(
-        original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
-    )
+    if not TYPE_CHECKING:
+        __init__ = with_names(
+            original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
+        )
 
 
 _make_pipeline = with_names(

@@ -33,22 +33,21 @@ _ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
 _redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
-_cluster.set_originals(
-    {}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")}
-)
+_cluster.set_originals({}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")})
 
 
 class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
     """The nodes of a cluster: `redis.cluster.NodesManager` on pools of ours."""
 
-    def __init__(self, *args: Any, connection_pool_class: Any = ConnectionPool, **kwargs: Any):
+    def __init__(self, startup_nodes: list[Any], from_url: bool = False, **kwargs: Any) -> None:
         self._clients: dict[str, Any] = {}  # by the node's name: of all that have a pool
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
         self._news = 0  # redirections that said what was not known
-        if connection_pool_class is not ConnectionPool:
-            kwargs["from_url"] = True  # else redis-py makes a client, with the client's pool class
+        pool_class = kwargs.setdefault("connection_pool_class", ConnectionPool)
+        # Without a URL redis-py makes a client, which makes its own class of pool.
+        from_url = from_url or pool_class is not ConnectionPool
         _live_managers.add(self)
-        super().__init__(*args, connection_pool_class=connection_pool_class, **kwargs)
+        super().__init__(startup_nodes, from_url, **kwargs)
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make the client of a node, and its pool, as redis-py's method does."""
@@ -106,7 +105,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         if hasattr(self, "move_slot"):
             self.move_slot(moved)
         else:  # before redis-py 7
-            self.update_moved_exception(moved)
+            self.update_moved_exception(moved)  # type: ignore[attr-defined]
             self.get_node_from_slot(moved.slot_id)
 
     def count_news(self, steps: int) -> None:

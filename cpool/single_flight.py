@@ -43,7 +43,7 @@ class SingleFlight:
     def __init__(self, pause_s: float, background_pause_s: float) -> None:
         self.pause_s = pause_s
         self.background_pause_s = background_pause_s
-        self.count = 0  # flights that have landed
+        self.count: int = 0  # flights that have landed
         self._lock = threading.Lock()
         self._flight: _Flight | None = None
         self._landed_s = float("-inf")
