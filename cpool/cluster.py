@@ -7,9 +7,12 @@ options of the pools reach them.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import redis.cluster
@@ -80,6 +83,18 @@ _init = with_names(
 )
 
 
+_live_clusters: weakref.WeakSet[RedisCluster] = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    """A lock may have been held when the child was born."""
+    for cluster in list(_live_clusters):
+        cluster._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks_after_fork)
+
+
 class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn):
     """A cluster client: `redis.RedisCluster`, on one pool of ours per node.
 
@@ -96,6 +111,12 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make a client that a fork will find."""
+        made = super().__new__(cls)
+        _live_clusters.add(made)
+        return made
 
     @staticmethod
     def _redis_execute_command(cluster: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
