@@ -16,6 +16,7 @@ import redis.cluster
 from redis.exceptions import MovedError, RedisClusterException
 
 from cpool import _cluster
+from cpool._deadline import pause
 from cpool.client import Redis
 from cpool.originals import original
 from cpool.pool import ConnectionPool
@@ -82,6 +83,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         try:
             self._ask(list(self.startup_nodes.values()), args, kwargs)
         except RedisClusterException:
+            pause(0.0)  # it may be the deadline that nobody was reached by
             given = [redis.cluster.ClusterNode(*address) for address in self._given_nodes]
             if not self.nodes_cache or {node.name for node in given} <= {*self.startup_nodes}:
                 raise

@@ -80,9 +80,9 @@ class SingleFlight:
             self._is_starting = True
         try:
             threading.Thread(target=self._run_quietly, args=(work,), daemon=True).start()
-        except BaseException:  # there may be no room for another thread
+        except RuntimeError as error:  # there is no room for another thread
             self._is_starting = False
-            raise
+            _log.info("no topology refresh: %s", error)
 
     def _run_quietly(self, work: Callable[[], None]) -> None:
         try:
