@@ -1,8 +1,9 @@
 """cpool: redis-py's connection pools and client on a compiled core.
 
 Replace `redis.ConnectionPool` by `cpool.ConnectionPool` (and likewise the blocking
-and the sentinel pool), or `redis.Redis` by `cpool.Redis`; everything else of a program
-stays as it is. Where others name redis-py's classes, `cpool.install()` replaces them.
+and the sentinel pool), or `redis.Redis` by `cpool.Redis` and `redis.RedisCluster` by
+`cpool.RedisCluster`; everything else of a program stays as it is. Where others name redis-py's
+classes, `cpool.install()` replaces them.
 """
 
 from typing import TYPE_CHECKING

@@ -11,6 +11,7 @@ import cpool
 from cpool import _client
 from cpool.__main__ import build_parser
 from cpool.tools.servers import EmbeddedServer
+from cpool.tools.topology import ClusterTopology
 from tests.support.examples import (
     REDIS_PORT,
     ROOT,
@@ -24,6 +25,7 @@ from tests.support.signatures import own_options
 from tests.test_layers import LAYERS
 
 SENTINEL_PORT = "26379"
+CLUSTER_PORT = "7000"
 DOCS = ROOT / "docs"
 PAGES = {path.name: path for path in sorted(DOCS.glob("*.md"))}
 EXAMPLES = [block for path in PAGES.values() for block in blocks_of(path, "python")]
@@ -40,13 +42,23 @@ def each(blocks: list[Block]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", blocks, ids=lambda block: block.name)
 
 
-@each([block for block in EXAMPLES if block.runs and SENTINEL_PORT not in block.source])
+def asks_for(block: Block, *ports: str) -> bool:
+    """Whether an example that runs needs the server of one of these ports."""
+    return block.runs and any(port in block.source for port in ports)
+
+
+@each([b for b in EXAMPLES if b.runs and not asks_for(b, SENTINEL_PORT, CLUSTER_PORT)])
 def test_an_example_runs(block: Block, fresh_db: EmbeddedServer) -> None:
     assert "import " in block.source, "an example is a program of its own"
     run(block, {REDIS_PORT: fresh_db.port})
 
 
-@each([block for block in EXAMPLES if SENTINEL_PORT in block.source])
+@each([block for block in EXAMPLES if asks_for(block, CLUSTER_PORT)])
+def test_an_example_with_a_cluster_runs(block: Block, fresh_cluster: ClusterTopology) -> None:
+    run(block, {CLUSTER_PORT: fresh_cluster.startup[0][1]})
+
+
+@each([block for block in EXAMPLES if asks_for(block, SENTINEL_PORT)])
 def test_an_example_with_sentinels_runs(block: Block, request: pytest.FixtureRequest) -> None:
     setup = request.getfixturevalue("sentinel_setup")
     run(block, {SENTINEL_PORT: setup.addresses[0][1], "mymaster": setup.name})
@@ -100,7 +112,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_that_a_page_takes_from_cpool_exists(page: str) -> None:
     names = set(re.findall(r"\bcpool\.([A-Z]\w+)", text_of(page)))
-    assert not names - set(cpool.__all__) - {"RedisCluster"}
+    assert not names - set(cpool.__all__)
 
 
 def test_the_reference_tells_every_public_name() -> None:
