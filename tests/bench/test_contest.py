@@ -116,6 +116,17 @@ def test_pytest_bench_compares_the_sides_of_a_group(tmp_path: Path) -> None:
         assert benchmark["stats"]["data"] == pytest.approx(recorded)
 
 
+def test_pytest_bench_compares_cluster_clients(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    file = tmp_path / "run.json"
+    short = ("--rounds", "1", "--seconds", "0.05", "--benchmark-json", str(file))
+    done = run_bench("-k", "cluster_pipeline and (redis-py or cpool)", *short)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (group,) = json.loads(file.read_text())["groups"]
+    assert group["name"] == "cluster: GET in a pipeline of 300"
+    assert [set(one) for one in group["rounds"]] == [{"redis-py", "cpool pool", "cpool"}]
+
+
 def test_without_a_server_it_says_so_and_measures_nothing() -> None:
     pytest.importorskip("pytest_benchmark")
     done = run_bench("-k", "checkout and cpool", "--server", "/no/such/server")
