@@ -19,6 +19,7 @@ from _process import Result
 
 JOIN_LIMIT_S = 120.0
 FEWEST_CALLS = 3
+CHECKED_STEP = 100  # of a thread's keys so many share one that is read again at its end
 
 
 class Load:
@@ -63,7 +64,7 @@ class Load:
         start_s = time.perf_counter()
         count = loop()
         end_s = time.perf_counter()
-        if all(self.call(key) == self.reply for key in self.keys):
+        if all(self.call(key) == self.reply for key in self.keys[::CHECKED_STEP]):
             self.spans.append((count, start_s, end_s))
 
     def counting_loop(self) -> int:
