@@ -1,4 +1,5 @@
-"""The switch and the counters of the compiled call of `cpool.Redis` and its pipelines.
+"""The switch and the counters of the compiled call of `cpool.Redis`, `cpool.RedisCluster` and
+their pipelines.
 
 They are the process's, for all clients. Off, every command takes redis-py's own path,
 with the same results; `CPOOL_FAST_PATH=0` in the environment begins that way.
@@ -27,7 +28,8 @@ class FastPathStats:
     - "client overridden": a subclass or a patch has its own parse_response or the like;
     - "pool overridden": no pool of cpool's, or one with its own get_connection or release;
     - "metrics on": redis-py's are collected;
-    - "command": HIMPORT, or a name that is no str;
+    - "command": HIMPORT, or a name that is no str; in a cluster also a command with
+      target_nodes, without keys, or with keys that are not in one slot;
     - "connection pinned": a single-connection client whose connection is not open and clean;
     - "connection overridden": a foreign class, a sentinel's connection, a wrapped or
       replaced method, a cache;
