@@ -19,8 +19,8 @@ OPERATIONS = {
     "checkout": "get_connection + release",
 }
 CLUSTER_OPERATIONS = {
-    "get": "cluster: GET of 64 bytes",
-    "pipeline300": "cluster: GET in a pipeline of 300",
+    "get": "GET of 64 bytes",
+    "pipeline300": "GET in a pipeline of 300",
 }
 PIPELINED = {"pipeline100": (KEY,) * 100, "pipeline300": CLUSTER_KEYS}
 WARM_UPS = {"pipeline100": 10_000, "pipeline300": 3_000}  # GETs: enough pipelines to be warm
