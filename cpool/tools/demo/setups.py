@@ -24,7 +24,7 @@ CLUSTER_CLIENT = "cpool.RedisCluster"
 CLUSTER_SIDES = {
     REDIS_PY: "redis.RedisCluster on redis.ConnectionPool, one for each node",
     CPOOL: "redis.RedisCluster on cpool.ConnectionPool, one for each node",
-    CLUSTER_CLIENT: "cpool.RedisCluster",
+    CLUSTER_CLIENT: "cpool.RedisCluster on cpool.ConnectionPool, one for each node",
 }
 
 
