@@ -212,12 +212,13 @@ class ClusterTopology:
             raise ValueError(f"lost must have been killed, but {lost} is running")
         self.wait_serving(timeout_s)
 
-    def restart(self, node: Node) -> None:
-        """Start a killed node again, without its data; return when it is a part of the whole.
+    def restart(self, *nodes: Node) -> None:
+        """Start killed nodes again, without their data; return when the cluster is whole.
 
-        It follows the master that took its place; if none did, it is a master as before.
+        A master follows the replica that took its place; if none did, it is one as before.
         """
-        node.server.restart()
+        for node in nodes:
+            node.server.restart()
         self.wait_complete()
 
     def add_node(self, master: Node | None = None) -> Node:
