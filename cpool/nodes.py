@@ -7,6 +7,7 @@ for a connection of the nodes' pools nor closes any.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import weakref
@@ -32,6 +33,7 @@ BACKGROUND_PAUSE_S = 1.0  # and those that nobody does
 _ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
 
 _redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
+_CLIENT_TAKES = frozenset(inspect.signature(Redis.__init__).parameters)
 _redis_initialize = original(_redis_manager, "initialize")
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
@@ -55,6 +57,9 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make the client of a node, and its pool, as redis-py's method does."""
+        # Options that a client does not take are its pool's: redis-py makes that first only
+        # for a URL.
+        self.from_url = self.from_url or not kwargs.keys() <= _CLIENT_TAKES
         return _create_node(self, host, port, **kwargs)
 
     def create_redis_connections(self, nodes: list[Any]) -> None:
