@@ -68,7 +68,7 @@ def _kept_for_nodes(**kwargs: Any) -> dict[str, Any]:
         if name in _FOR_NODES:
             kept[name] = kwargs[name]
         else:
-            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=3)
+            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=5)
     return kept
 
 
