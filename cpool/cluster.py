@@ -171,14 +171,17 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def _should_reinitialized(self) -> bool:
         """Say whether redis-py is to refresh the topology before it goes on.
 
-        Not for a MOVED, unless `reinitialize_steps` is 1: the slot is known then. A refresh
-        for what else has changed runs beside, after so many that have told something new."""
+        Not for a MOVED that tells something new, unless `reinitialize_steps` is 1: the slot is
+        known then. A refresh for what else has changed runs beside, after so many of them."""
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
             return bool(super()._should_reinitialized())
         if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
-        return False
+            return False
+        # It was sent before the slot was known, or to what was one of its replicas.
+        reads_from_replicas = self.read_from_replicas or self.load_balancing_strategy is not None
+        return bool(reads_from_replicas and super()._should_reinitialized())
 
 
 def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:

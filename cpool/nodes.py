@@ -18,6 +18,7 @@ from redis.exceptions import MovedError, RedisClusterException
 
 from cpool import _cluster
 from cpool._deadline import pause
+from cpool._pool import PoolBase
 from cpool.client import Redis
 from cpool.originals import original
 from cpool.pool import ConnectionPool
@@ -54,6 +55,12 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         from_url = from_url or pool_class is not ConnectionPool
         _live_managers.add(self)
         super().__init__(startup_nodes, from_url, **kwargs)
+
+    @property
+    def makes_our_pools(self) -> bool:
+        """Whether pools are cpool's, and take its options."""
+        made = getattr(self.connection_pool_class, "func", self.connection_pool_class)
+        return PoolBase in getattr(made, "__mro__", ())
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make the client of a node, and its pool, as redis-py's method does."""
@@ -182,7 +189,9 @@ class _Refresh:
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make a client for this refresh only."""
-        client = self._manager.create_redis_node(host, port, **{**kwargs, **_ASKING})
+        if self._manager.makes_our_pools:
+            kwargs = {**kwargs, **_ASKING}
+        client = self._manager.create_redis_node(host, port, **kwargs)
         self._made.append(client)
         return client
 

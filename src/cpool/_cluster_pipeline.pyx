@@ -34,7 +34,8 @@ cdef class Share:
         self.connection = connection
         return bulk_refusal(<ConnBase>connection) if why == TAKEN else why
 
-    cdef int make_batch(self) except -1:
+    cdef bint make_batch(self) except -1:
+        """False: another thread has closed the connection meanwhile."""
         cdef Batch batch = Batch.__new__(Batch)
         batch.connection = <ConnBase>self.connection
         batch.session = batch.connection.session
@@ -44,7 +45,7 @@ cdef class Share:
         for command in self.commands:
             batch.requests.append(command.args)
         self.batch = batch
-        return 0
+        return batch.session is not None and batch.parser is not None
 
     cdef int give_back(self) except -1:
         connection, self.connection = self.connection, None
@@ -132,7 +133,8 @@ cdef int send(list shares) except -1:
         if why != TAKEN:
             return why
         for share in shares:
-            share.make_batch()
+            if not share.make_batch():
+                return CONNECTION
             share.batch.prepare()  # its errors come before anything is sent
         for share in shares:
             share.batch.begin()
