@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.cluster
 import redis.connection
@@ -31,7 +31,15 @@ from cpool.originals import original
 from cpool.rebinding import with_names
 from cpool.standin import ClientStandIn
 
+if TYPE_CHECKING:
+    from redis.cluster import ClusterNode
+    from typing_extensions import Unpack
+
+    from cpool.arguments import ClusterArguments
+
 __all__ = ["ClusterPipeline", "RedisCluster"]
+
+_Cluster = TypeVar("_Cluster", bound="RedisCluster")
 
 _redis_cluster = redis.cluster.RedisCluster  # the original, whoever replaces it
 _redis_pipeline = redis.cluster.ClusterPipeline
@@ -105,18 +113,34 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
 
     if TYPE_CHECKING:
         nodes_manager: NodesManager
+
+        def __init__(
+            self,
+            host: str | None = None,
+            port: int = 6379,
+            startup_nodes: list[ClusterNode] | None = None,
+            *,
+            url: str | None = None,
+            **kwargs: Unpack[ClusterArguments],
+        ) -> None: ...
+        @classmethod
+        def from_url(  # type: ignore[override]  # redis-py's takes any keyword
+            cls: type[_Cluster], url: str, **kwargs: Unpack[ClusterArguments]
+        ) -> _Cluster: ...
+        def __enter__(self: _Cluster) -> _Cluster: ...
     else:
         __init__ = _init
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            """Make a client that a fork will find."""
+            made = super().__new__(cls)
+            _live_clusters.add(made)
+            return made
+
     _internal_execute_command = _cluster.execute_command
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
     )
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make a client that a fork will find."""
-        made = super().__new__(cls)
-        _live_clusters.add(made)
-        return made
 
     @staticmethod
     def _redis_execute_command(cluster: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,9 +156,10 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         """The pools of the nodes, by the nodes' names ("host:port")."""
         return NodePools(self.nodes_manager)
 
-    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> Any:
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """Return a new pipeline, as redis-py's method does: a `cpool.ClusterPipeline`."""
-        return _make_pipeline(self, transaction, shard_hint)
+        made: ClusterPipeline = _make_pipeline(self, transaction, shard_hint)
+        return made
 
     def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:
         """Execute a command once per slot, at all nodes at once."""
@@ -143,7 +168,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         pipe = self.pipeline()
         for args in slots_to_args.values():
             pipe.execute_command(command, *args)
-        return pipe.execute()  # type: ignore[no-any-return]
+        return pipe.execute()
 
     # From the compiled call
 
@@ -200,7 +225,10 @@ class ClusterPipeline(_redis_pipeline, RedisCluster):
     """A cluster pipeline: `redis.cluster.ClusterPipeline`, written to all nodes before any of
     them is read. Not thread-safe, as redis-py's."""
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+
+        def __enter__(self: _Cluster) -> _Cluster: ...
+    else:
         __init__ = with_names(
             original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
         )
