@@ -36,14 +36,10 @@ def keyslot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], int]:
 
 def random_keys(alphabet: bytes) -> list[bytes]:
     chance = random.Random(1)
-    return [
-        bytes(chance.choices(alphabet, k=chance.randrange(LONGEST))) for _ in range(N_KEYS)
-    ]
+    return [bytes(chance.choices(alphabet, k=chance.randrange(LONGEST))) for _ in range(N_KEYS)]
 
 
 @pytest.mark.parametrize("alphabet", [bytes(range(256)), FEW], ids=["all bytes", "braces"])
-def test_random_keys_have_redis_pys_slot(
-    keyslot: Callable[[bytes], int], alphabet: bytes
-) -> None:
+def test_random_keys_have_redis_pys_slot(keyslot: Callable[[bytes], int], alphabet: bytes) -> None:
     for key in random_keys(alphabet):
         assert keyslot(key) == key_slot(key), key
