@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-
 from cpool.tools.cluster_node import SLOTS
 from tests.connection.fakeserver import FakeServer, Reply
 from tests.wire.peer import bulk

@@ -3,8 +3,9 @@ nodes are asked as often."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def moved_to_a_known_node(cluster: FakeCluster) -> None:
 
 
 def moved_to_an_unknown_node(cluster: FakeCluster) -> None:
-    owner, other, third = owner_of(cluster), *strangers(cluster)
+    owner, third = owner_of(cluster), strangers(cluster)[1]
     cluster.all_to(owner)
     owner.replies["GET"] = moved(SLOT, third)
     third.replies["GET"] = VALUE
@@ -206,10 +207,18 @@ ARRANGED: list[Arrange] = [
 ]
 
 
+@contextlib.contextmanager
+def arranged(arrange: Arrange, cls: Any, **options: Any) -> Iterator[tuple[FakeCluster, Any]]:
+    """Give a cluster where that is to be met, and a client of it."""
+    with fake_cluster() as cluster:
+        arrange(cluster)
+        with client_of(cls, cluster, **options) as client:
+            yield cluster, client
+
+
 def played(cls: Any, arrange: Arrange, call: Callable[[Any], Any], **options: Any) -> Any:
     """Return what came of a call, what each node was asked, and what the client knows then."""
-    with fake_cluster() as cluster, client_of(cls, cluster, **options) as client:
-        arrange(cluster)
+    with arranged(arrange, cls, **options) as (cluster, client):
         got = outcome_of(call, client), outcome_of(call, client)
         if cls is OURS:
             assert_nothing_lent(client)
@@ -281,8 +290,7 @@ def test_a_moved_pipeline_asks_the_old_node_once(arrange: Arrange, asked: list[l
     """redis-py's asks it twice: it patches its table only when it does so one by one."""
     results = []
     for cls in CLASSES:
-        with fake_cluster() as cluster, client_of(cls, cluster, reinitialize_steps=0) as client:
-            arrange(cluster)
+        with arranged(arrange, cls, reinitialize_steps=0) as (cluster, client):
             results.append([client.pipeline().get(KEY).execute() for _ in range(2)])
             counts = cluster.asked("GET", "ASKING")
     assert results == [[[b"value"], [b"value"]]] * 2
@@ -293,8 +301,7 @@ def test_a_moved_pipeline_asks_the_old_node_once(arrange: Arrange, asked: list[l
 def test_a_pipeline_that_is_moved_in_vain_ends_as_redis_pys(arrange: Arrange) -> None:
     errors = []
     for cls in CLASSES:
-        with fake_cluster() as cluster, client_of(cls, cluster, reinitialize_steps=0) as client:
-            arrange(cluster)
+        with arranged(arrange, cls, reinitialize_steps=0) as (_, client):
             errors.append(outcome_of(client.pipeline().get(KEY).execute)[:4])
     assert errors[0] == errors[1] and errors[0][0] == "raised"
 

@@ -113,7 +113,6 @@ THEIRS_TO_DO: dict[str, list[tuple[Any, ...]]] = {
         ("CONFIG", "GET", "maxclients"),
         ("SCRIPT", "EXISTS", "0" * 40),
         ("PUBLISH", "channel", "message"),
-        ("WAIT", 0, 0),
     ],
     "several slots": [
         ("MGET", *MANY_SLOTS),
