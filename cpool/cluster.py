@@ -7,10 +7,13 @@ options of the pools reach them.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 import warnings
-from typing import Any
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import redis.cluster
 import redis.connection
@@ -60,7 +63,7 @@ _FOR_NODES = frozenset(UrlArguments.__optional_keys__) - {"host", "port", "path"
 
 def _kept_for_nodes(**kwargs: Any) -> dict[str, Any]:
     """Return the arguments that nodes' pools are made with; redis-py's `cleanup_kwargs`."""
-    kept = redis.cluster.cleanup_kwargs(**kwargs)
+    kept: dict[str, Any] = redis.cluster.cleanup_kwargs(**kwargs)
     for name in kwargs.keys() - kept.keys() - set(redis.cluster.KWARGS_DISABLED_KEYS):
         if name in _FOR_NODES:
             kept[name] = kwargs[name]
@@ -80,6 +83,18 @@ _init = with_names(
 )
 
 
+_live_clusters: weakref.WeakSet[RedisCluster] = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    """A lock may have been held when the child was born."""
+    for cluster in list(_live_clusters):
+        cluster._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks_after_fork)
+
+
 class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn):
     """A cluster client: `redis.RedisCluster`, on one pool of ours per node.
 
@@ -88,11 +103,20 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     compiled call. Thread-safe as redis-py's.
     """
 
-    __init__ = _init
+    if TYPE_CHECKING:
+        nodes_manager: NodesManager
+    else:
+        __init__ = _init
     _internal_execute_command = _cluster.execute_command
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make a client that a fork will find."""
+        made = super().__new__(cls)
+        _live_clusters.add(made)
+        return made
 
     @staticmethod
     def _redis_execute_command(cluster: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +175,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         for what else has changed runs beside, after so many that have told something new."""
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
-            return super()._should_reinitialized()
+            return bool(super()._should_reinitialized())
         if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
         return False
@@ -169,13 +193,14 @@ def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:
     return _cluster.Route(first, last, step, reads)
 
 
-class ClusterPipeline(_redis_pipeline, RedisCluster):  # type: ignore[misc]
+class ClusterPipeline(_redis_pipeline, RedisCluster):
     """A cluster pipeline: `redis.cluster.ClusterPipeline`, written to all nodes before any of
     them is read. Not thread-safe, as redis-py's."""
 
-    __init__ = with_names(
-        original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
-    )
+    if not TYPE_CHECKING:
+        __init__ = with_names(
+            original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
+        )
 
 
 _make_pipeline = with_names(

@@ -22,6 +22,8 @@ class PipelineStrategy(_redis_strategy):
     sends all of that node again.
     """
 
+    _pipe: Any
+
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Keep a command for execute(), and return the pipeline."""
         queue = self._command_queue

@@ -62,7 +62,7 @@ class _Node:
 class FirstAttempt:
     """The cluster client, while redis-py's loop goes on from an attempt that was made."""
 
-    def __init__(self, cluster: RedisCluster, node: Any, first: _Node) -> None:
+    def __init__(self, cluster: RedisCluster, node: Any, first: Any) -> None:
         self.__dict__.update(_cluster=cluster, _first=node, _first_node=first)
 
     @classmethod
@@ -96,7 +96,7 @@ class FirstAttempt:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._cluster, name, value)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # redis-py looks its class up for what may be tried again
         return type(self.__dict__["_cluster"])
 

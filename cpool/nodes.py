@@ -13,9 +13,10 @@ import weakref
 from typing import Any
 
 import redis.cluster
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, RedisClusterException
 
 from cpool import _cluster
+from cpool._deadline import pause
 from cpool.client import Redis
 from cpool.originals import original
 from cpool.pool import ConnectionPool
@@ -31,24 +32,26 @@ BACKGROUND_PAUSE_S = 1.0  # and those that nobody does
 _ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
 
 _redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
+_redis_initialize = original(_redis_manager, "initialize")
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
-_cluster.set_originals(
-    {}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")}
-)
+_cluster.set_originals({}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")})
 
 
 class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
     """The nodes of a cluster: `redis.cluster.NodesManager` on pools of ours."""
 
-    def __init__(self, *args: Any, connection_pool_class: Any = ConnectionPool, **kwargs: Any):
+    def __init__(self, startup_nodes: list[Any], from_url: bool = False, **kwargs: Any) -> None:
         self._clients: dict[str, Any] = {}  # by the node's name: of all that have a pool
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
         self._news = 0  # redirections that said what was not known
-        if connection_pool_class is not ConnectionPool:
-            kwargs["from_url"] = True  # else redis-py makes a client, with the client's pool class
+        # As they were given: names, perhaps, that lead elsewhere by now.
+        self._given_nodes = [(node.host, node.port) for node in startup_nodes]
+        pool_class = kwargs.setdefault("connection_pool_class", ConnectionPool)
+        # Without a URL redis-py makes a client, which makes its own class of pool.
+        from_url = from_url or pool_class is not ConnectionPool
         _live_managers.add(self)
-        super().__init__(*args, connection_pool_class=connection_pool_class, **kwargs)
+        super().__init__(startup_nodes, from_url, **kwargs)
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make the client of a node, and its pool, as redis-py's method does."""
@@ -75,12 +78,24 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         self._flights.start(lambda: ours._refresh(*args, **kwargs))
 
     def _refresh(self, *args: Any, **kwargs: Any) -> None:
-        refresh = _Refresh(self)
+        """Ask the nodes that are known; if none can be reached, those that were given at the
+        beginning, whose names may lead elsewhere by now."""
         try:
-            original(_redis_manager, "initialize")(refresh, *args, **kwargs)
+            self._ask(list(self.startup_nodes.values()), args, kwargs)
+        except RedisClusterException:
+            pause(0.0)  # it may be the deadline that nobody was reached by
+            given = [redis.cluster.ClusterNode(*address) for address in self._given_nodes]
+            if not self.nodes_cache or {node.name for node in given} <= {*self.startup_nodes}:
+                raise
+            self._ask(given, (), {})
+        self._retire_those_that_left()
+
+    def _ask(self, nodes: list[Any], args: Any, kwargs: Any) -> None:
+        refresh = _Refresh(self, nodes)
+        try:
+            _redis_initialize(refresh, *args, **kwargs)
         finally:
             refresh.end()
-        self._retire_those_that_left()
 
     def _retire_those_that_left(self) -> None:
         with self._lock:
@@ -106,7 +121,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         if hasattr(self, "move_slot"):
             self.move_slot(moved)
         else:  # before redis-py 7
-            self.update_moved_exception(moved)
+            self.update_moved_exception(moved)  # type: ignore[attr-defined]
             self.get_node_from_slot(moved.slot_id)
 
     def count_news(self, steps: int) -> None:
@@ -132,10 +147,9 @@ class _Refresh:
     """The manager as redis-py's `initialize` sees it: it asks through clients of its own, and
     what it finds is the manager's."""
 
-    def __init__(self, manager: NodesManager) -> None:
-        self.__dict__.update(_manager=manager, _made=[])
-        nodes = {name: self._shadow(node) for name, node in list(manager.startup_nodes.items())}
-        self.__dict__["_startup_nodes"] = nodes
+    def __init__(self, manager: NodesManager, nodes: list[Any]) -> None:
+        shadows = {node.name: self._shadow(node) for node in nodes}
+        self.__dict__.update(_manager=manager, _made=[], _startup_nodes=shadows)
 
     @staticmethod
     def _shadow(node: Any) -> Any:

@@ -32,11 +32,13 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
         disable_decoding: bool = False,
         *,
         timeout: Any = SENTINEL,
-        disconnect_on_error: bool | None = None,
+        disconnect_on_error: bool | None = False,
         push_request: bool | None = False,
     ) -> Any:
         """Read one reply. A READONLY error from what should be a master means that it
         no longer is one: the next use asks the sentinels again."""
+        if not disconnect_on_error and self._replays is not None:
+            disconnect_on_error = None  # nobody tries again what may have run
         try:
             return super().read_response(
                 disable_decoding=disable_decoding,

@@ -43,9 +43,10 @@ class SingleFlight:
     def __init__(self, pause_s: float, background_pause_s: float) -> None:
         self.pause_s = pause_s
         self.background_pause_s = background_pause_s
-        self.count = 0  # flights that have landed
+        self.count: int = 0  # flights that have landed
         self._lock = threading.Lock()
         self._flight: _Flight | None = None
+        self._is_starting = False  # a thread that will fly
         self._landed_s = float("-inf")
 
     @property
@@ -72,16 +73,24 @@ class SingleFlight:
 
     def start(self, work: Callable[[], None]) -> None:
         """Let a thread of its own do the work, unless that is under way, or was done just now."""
-        is_late = time.monotonic() - self._landed_s >= self.background_pause_s
-        if is_late and not self.is_under_way:
-            args = (work,)
-            threading.Thread(target=self._run_quietly, args=args, daemon=True).start()
+        with self._lock:
+            rested_s = time.monotonic() - self._landed_s
+            if self._is_starting or self._flight or rested_s < self.background_pause_s:
+                return
+            self._is_starting = True
+        try:
+            threading.Thread(target=self._run_quietly, args=(work,), daemon=True).start()
+        except RuntimeError as error:  # there is no room for another thread
+            self._is_starting = False
+            _log.info("no topology refresh: %s", error)
 
     def _run_quietly(self, work: Callable[[], None]) -> None:
         try:
             self.run(work)
         except Exception as error:  # who can't be served will ask again, and be told
             _log.info("topology refresh failed: %s", type(error).__name__)
+        finally:
+            self._is_starting = False
 
     def _board(self) -> tuple[_Flight, bool]:
         """Give the flight that is under way, or a new one, the caller's to fly."""

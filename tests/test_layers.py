@@ -62,7 +62,7 @@ LAYERS = [
         "wire exchange",
         "_deadline _wire",
         f"{PLAIN_C} errno.h fcntl.h poll.h stdatomic.h sys/socket.h sys/time.h sys/uio.h",
-        "_socket copy ssl sys",
+        "_socket copy ssl sys time",
     ),
     layer(
         3,
@@ -74,7 +74,7 @@ LAYERS = [
     ),
     layer(4, "queue", "slots idle waitq hist", "", f"{PLAIN_C} pthread.h stdatomic.h", ""),
     layer(5, "pool", "", "_slots _dials _pool", PLAIN_C, "random threading weakref"),
-    layer(6, "hot path", "", "_client _pipeline", PLAIN_C, ""),
+    layer(6, "hot path", "keyslot", "_client _pipeline _cluster _cluster_pipeline", PLAIN_C, ""),
 ]
 LAYER_OF = {f"cp_{c}": row for row in LAYERS for c in row.c} | {
     name: row for row in LAYERS for name in row.cython

@@ -58,7 +58,8 @@ cdef class ClusterBase:
 
     cdef int mirror(self, object name, object value) except -1
     cdef bint may_route(self) except -1
-    cdef int find_routes(self) except -1
+    cdef bint is_whole(self) noexcept
+    cdef bint find_routes(self) except -1
     cdef Route route_of(self, object name)
     cdef int slot_of(self, Route route, tuple args) except -2
     cdef int slot_of_counted(self, Py_ssize_t place, tuple args) except -2

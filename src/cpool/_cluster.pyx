@@ -110,6 +110,8 @@ cdef class ClusterBase:
         self.mirror(name, NEVER_SET)
 
     cdef int mirror(self, object name, object value) except -1:
+        if value is NEVER_SET:
+            self.routes = None  # look whether all is there
         if name == "nodes_manager":
             self.manager, self.routes = value, None
         elif name == "cluster_response_callbacks":
@@ -136,17 +138,21 @@ cdef class ClusterBase:
         """Whether nobody has replaced what this stands in for."""
         if self.patched or not isinstance(self.manager, ManagerBase) \
                 or not (<ManagerBase>self.manager).may_route() \
-                or type(self.flags) is not dict or self.callbacks is NEVER_SET \
-                or self.results is NEVER_SET or self.strategy is NEVER_SET \
-                or self.encoder is NEVER_SET or self.parser is NEVER_SET or self.from_replicas is NEVER_SET \
                 or (gates_of(GATES, self, &self.gate) & CLUSTER_EXECUTE) == 0:
             return False
-        if self.routes is None or self.flags_version == 0 \
-                or self.flags_version != dict_version(<dict>self.flags):
-            self.find_routes()
-        return True
+        if self.routes is not None and self.flags_version != 0 \
+                and self.flags_version == dict_version(<dict>self.flags):
+            return True
+        return self.is_whole() and self.find_routes()
 
-    cdef int find_routes(self) except -1:
+    cdef bint is_whole(self) noexcept:
+        """Whether all that is mirrored was set (it is not on a copy, or half way in __init__)."""
+        return type(self.flags) is dict and self.callbacks is not NEVER_SET \
+            and self.results is not NEVER_SET and self.encoder is not NEVER_SET \
+            and self.from_replicas is not NEVER_SET and self.strategy is not NEVER_SET \
+            and self.parser is not NEVER_SET
+
+    cdef bint find_routes(self) except -1:
         """Take the routes of this cluster, if they were found with the same flags."""
         cdef dict flags = <dict>self.flags
         cdef Routes shared = (<ManagerBase>self.manager).routes
@@ -158,7 +164,7 @@ cdef class ClusterBase:
             shared = Routes()
             shared.flags = flags.copy()
         self.routes = shared
-        return 0
+        return True
 
     cdef Route route_of(self, object name):
         """Where the keys of a command stand, or None."""

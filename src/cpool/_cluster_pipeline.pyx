@@ -21,16 +21,8 @@ cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
 
 
-@cython.internal
 @cython.final
 cdef class Share:
-    """What one node gets of a pipeline."""
-    cdef ClientBase client      # the node's
-    cdef object pool
-    cdef object connection      # lent, or None
-    cdef list commands          # redis-py's PipelineCommands
-    cdef Batch batch
-
     cdef int checkout(self) except -1:
         """Take a connection; why it can't be used from here, or TAKEN."""
         cdef int why

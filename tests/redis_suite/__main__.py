@@ -36,6 +36,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="let redis-py find hiredis, or hide it; default: hidden, as some of the suite's "
         "mock sockets don't work with hiredis",
     )
+    add(
+        "--topology",
+        choices=("standalone", "cluster"),
+        default="standalone",
+        help="one server, with sentinels beside it, or a cluster of three masters and their "
+        "replicas; default: %(default)s",
+    )
     add("--server", metavar="PATH", help="server to run; default: redis-server on the PATH")
     add(
         "--swap",

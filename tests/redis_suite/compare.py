@@ -38,16 +38,18 @@ class Allowed:
     redis_py: str = ""
     protocols: tuple[str, ...] = ()
     hiredis: str = ""
+    topology: str = ""
 
     def matches(self, test: str) -> bool:
         parts = (re.escape(part) for part in re.split(r"([*?])", self.id))
         pattern = "".join({r"\*": ".*", r"\?": "."}.get(part, part) for part in parts)
         return re.fullmatch(pattern, test) is not None
 
-    def applies_to(self, redis_py: str, protocol: str, hiredis: str) -> bool:
+    def applies_to(self, redis_py: str, protocol: str, hiredis: str, topology: str) -> bool:
         in_range = SpecifierSet(self.redis_py).contains(redis_py, prereleases=True)
         in_protocols = not self.protocols or protocol in self.protocols
-        return in_range and in_protocols and self.hiredis in ("", hiredis)
+        here = self.hiredis in ("", hiredis) and self.topology in ("", topology)
+        return in_range and in_protocols and here
 
 
 @dataclass
@@ -100,12 +102,13 @@ def read_allowed(path: Path) -> list[Allowed]:
 
 def read_entry(entry: dict[str, Any]) -> Allowed:
     """Turn one table of the file into an Allowed."""
-    unknown = set(entry) - {"id", "reason", "redis-py", "protocols", "hiredis"}
+    unknown = set(entry) - {"id", "reason", "redis-py", "protocols", "hiredis", "topology"}
     if unknown or not entry["reason"].strip():
         raise ValueError(f"{entry['id']}: unknown keys {sorted(unknown)} or empty reason")
     specifier = str(SpecifierSet(entry.get("redis-py", "")))
     protocols = tuple(entry.get("protocols", ()))
-    return Allowed(entry["id"], entry["reason"], specifier, protocols, entry.get("hiredis", ""))
+    places = entry.get("hiredis", ""), entry.get("topology", "")
+    return Allowed(entry["id"], entry["reason"], specifier, protocols, *places)
 
 
 def compare(

@@ -18,16 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import compare, report, sources
-from .servers import (
-    ServerBinary,
-    ServerSet,
-    find_server,
-    plan_ports,
-    server_set,
-    write_certificates,
-)
+from .cluster import ClusterSet, plan_cluster_ports
+from .servers import ServerBinary, ServerSet, find_server, plan_ports, write_certificates
 from .sources import SetupError
-from .stage import StagePlan, StageResult, TestResult, run_stage
+from .stage import MARKERS, StagePlan, StageResult, TestResult, run_stage
 
 # A whole run that passes fewer tests than this in the baseline has no working server.
 WHOLE_SUITE_MIN_PASSED = 800
@@ -35,6 +29,10 @@ WHOLE_SUITE_MIN_PASSED = 800
 MAX_RERUN_TESTS = 200
 CACHE_FORMAT = 2
 TESTS_PER_LINE = 500
+PLANS: dict[str, Callable[[], ServerSet | ClusterSet]] = {
+    "standalone": plan_ports,
+    "cluster": plan_cluster_ports,
+}
 CONDITION_PACKAGES = ("pytest", "pytest-asyncio", "pytest-timeout", "hiredis", "numpy")
 
 
@@ -44,13 +42,14 @@ class Variant:
 
     protocol: str
     hiredis: str
+    topology: str
 
     def __str__(self) -> str:
-        return f"protocol {self.protocol}, hiredis {self.hiredis}"
+        return f"{self.topology}, protocol {self.protocol}, hiredis {self.hiredis}"
 
     @property
     def slug(self) -> str:
-        return f"protocol-{self.protocol}-hiredis-{self.hiredis}"
+        return f"{self.topology}-protocol-{self.protocol}-hiredis-{self.hiredis}"
 
 
 @dataclass
@@ -62,7 +61,7 @@ class Runner:
     console: Console
     root: Path
     binary: ServerBinary
-    servers: ServerSet
+    servers: ServerSet | ClusterSet
     certificates: Path
     cpool_path: str
     notes_shown: int = 0
@@ -74,7 +73,7 @@ class Runner:
         cache = options.sdist_cache or sources.default_cache()
         root = sources.unpack(sources.fetch_sdist(options.redis_py, cache), workdir)
         certificates = write_certificates(root)
-        servers = plan_ports()
+        servers = PLANS[options.topology]()
         console.print(f"server: {binary.label}; sources and logs: {workdir}")
         return cls(
             options, workdir, console, root, binary, servers, certificates, cpool_path
@@ -86,7 +85,8 @@ class Runner:
         protocols = ("default", "2", "3") if asked.protocol == "all" else (asked.protocol,)
         hiredis = ("installed", "hidden") if asked.hiredis == "both" else (asked.hiredis,)
         why: list[str] = []
-        for variant in (Variant(protocol, h) for h in hiredis for protocol in protocols):
+        variants = [Variant(p, h, asked.topology) for h in hiredis for p in protocols]
+        for variant in variants:
             self.show_notes()
             why += [f"{variant}: {reason}" for reason in self.compare_runs(variant)]
         self.show_notes()
@@ -117,7 +117,7 @@ class Runner:
     def allowed(self, variant: Variant) -> list[compare.Allowed]:
         """Return the excuses that apply to this redis-py and this variant."""
         entries = compare.read_allowed(compare.ALLOWED_FILE)
-        where = self.options.redis_py, variant.protocol, variant.hiredis
+        where = self.options.redis_py, variant.protocol, variant.hiredis, variant.topology
         return [entry for entry in entries if entry.applies_to(*where)]
 
     # -- runs --------------------------------------------------------------------------------
@@ -132,6 +132,7 @@ class Runner:
             workdir=self.workdir,
             name=f"{variant.slug}-{swap or 'baseline'}",
             pytest_args=(*arguments, *self.options.pytest_args),
+            markers=f"{MARKERS} and not {self.servers.not_for_these}",
             selection=tuple(pytest_selection(self.options.only)),
             swap=swap,
             cpool_path=self.cpool_path,
@@ -142,7 +143,7 @@ class Runner:
         """Run a plan on servers of its own and check which redis-py it tested."""
         logs = self.workdir / "servers" / plan.name
         with (
-            server_set(self.binary, self.servers, self.certificates, logs),
+            self.servers.up(self.binary, self.certificates, logs),
             progress_of(self.console, plan.name, expected) as progress,
         ):
             result = run_stage(plan, progress)

@@ -12,9 +12,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,6 +30,8 @@ SENTINEL_PORTS = (26379, 26380, 26381)
 CLOSED_PORT = 6390  # a test expects nobody to listen here
 SERVICE = "redis-py-test"
 START_TIMEOUT_S = 20.0
+# Port 1 is refused at once, so tests of modules skip instead of waiting.
+NO_MODULES = "--redis-mod-url=redis://localhost:1"
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,18 @@ class ServerSet:
     second_port: int | None = None
     sentinel_ports: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
+    not_for_these: ClassVar[str] = "onlycluster"  # the mark of tests that need others
+
+    def up(
+        self, binary: ServerBinary, certificates: Path, logs: Path
+    ) -> AbstractContextManager[object]:
+        """Run the servers of one stage."""
+        return server_set(binary, self, certificates, logs)
 
     def pytest_options(self) -> list[str]:
         """Return the options of redis-py's conftest that point to these servers."""
         options = [f"--redis-url=redis://localhost:{self.port}/0"]
-        # Port 1 is refused at once, so tests of modules skip instead of waiting.
-        options.append("--redis-mod-url=redis://localhost:1")
+        options.append(NO_MODULES)
         if self.tls_port:
             options.append(f"--redis-ssl-url=rediss://localhost:{self.tls_port}")
         if self.sentinel_ports:
@@ -173,9 +182,13 @@ def common_arguments(port: int, binary: ServerBinary) -> list[str]:
     old = binary.name == "redis" and binary.version < (6, 2)
     bind = ["127.0.0.1"] if old else ["127.0.0.1", "-::1"]
     arguments = ["--port", str(port), "--bind", *bind, "--save", "", "--appendonly", "no"]
-    if binary.has_debug_switches:
-        arguments += ["--enable-debug-command", "yes", "--enable-module-command", "yes"]
-    return arguments
+    return arguments + debug_switches(binary)
+
+
+def debug_switches(binary: ServerBinary) -> list[str]:
+    """Return the options that allow the commands for tests, where they are known."""
+    commands = ("debug", "module") if binary.has_debug_switches else ()
+    return [word for name in commands for word in (f"--enable-{name}-command", "yes")]
 
 
 @contextmanager

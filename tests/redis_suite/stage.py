@@ -29,7 +29,7 @@ MAX_PROCESSES = 30
 POLL_S = 0.2
 # Enterprise databases, a credentials service, and the asyncio side, which is not swapped.
 IGNORED = ("tests/test_asyncio", "tests/test_scenario", "tests/test_credentials.py")
-MARKERS = "not onlycluster and not redismod and not multidb_integration and not cp_integration"
+MARKERS = "not redismod and not multidb_integration and not cp_integration"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class StagePlan:
     workdir: Path
     name: str
     pytest_args: tuple[str, ...]
+    markers: str = MARKERS
     selection: tuple[str, ...] = ("tests",)
     swap: str | None = None
     cpool_path: str | None = None
@@ -93,7 +94,7 @@ class StagePlan:
         return [
             *(sys.executable, "-m", "pytest", *plugins, "-p", "no:cacheprovider", "-q"),
             *(f"--timeout={TEST_TIMEOUT_S}", "--timeout-method=signal"),
-            *("--continue-on-collection-errors", "-m", MARKERS),
+            *("--continue-on-collection-errors", "-m", self.markers),
             *(f"--ignore={path}" for path in IGNORED),
             *self.pytest_args,
             *self.selection,

@@ -111,10 +111,12 @@ def test_brackets_in_an_allowed_id_are_no_wildcards() -> None:
 
 def test_an_entry_applies_to_its_versions_and_protocols_only() -> None:
     entry = compare.Allowed("x", "why", ">=8.0,<9", ("3",))
-    assert entry.applies_to("8.1.0", "3", "hidden")
-    assert not entry.applies_to("6.4.0", "3", "hidden")
-    assert not entry.applies_to("8.1.0", "2", "hidden")
-    assert not replace(entry, hiredis="installed").applies_to("8.1.0", "3", "hidden")
+    assert entry.applies_to("8.1.0", "3", "hidden", "cluster")
+    assert not entry.applies_to("6.4.0", "3", "hidden", "cluster")
+    assert not entry.applies_to("8.1.0", "2", "hidden", "cluster")
+    here = "8.1.0", "3", "hidden", "cluster"
+    assert not replace(entry, topology="standalone").applies_to(*here)
+    assert not replace(entry, hiredis="installed").applies_to("8.1.0", "3", "hidden", "cluster")
 
 
 @pytest.mark.parametrize("line", ["", 'reason = " "', 'reason = "x"\nversions = "1"', "= ="])

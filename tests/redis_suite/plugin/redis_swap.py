@@ -32,7 +32,10 @@ from typing import Any
 
 import pytest
 
-PROVIDERS = ("cpool", "cpool.connection", "cpool.pool", "cpool.sentinel", "cpool.client")
+PROVIDERS = (
+    *("cpool", "cpool.connection", "cpool.pool", "cpool.sentinel"),
+    *("cpool.client", "cpool.cluster"),
+)
 TESTS_PER_PROOF = 50
 MAX_PLAIN_POOLS_NAMED = 20
 
@@ -65,6 +68,9 @@ POOLS = (
 CLIENTS = (
     Swap("redis.client", "Redis", "client"),
     Swap("redis.client", "Pipeline", "client"),
+    Swap("redis.cluster", "RedisCluster", "client", required=False),
+    Swap("redis.cluster", "ClusterPipeline", "client", required=False),
+    Swap("redis.cluster", "NodesManager", "topology", required=False),
 )
 # A configuration is a row here; the runner offers the keys.
 CONFIGURATIONS: dict[str, tuple[Swap, ...]] = {"pools": POOLS, "clients": (*POOLS, *CLIENTS)}
