@@ -305,11 +305,11 @@ class ClusterTopology:
 
         With the option cluster-require-full-coverage "no" only for keys of these slots.
         """
-        taken = {slot: self.owner(slot) for slot in slots}
+        taken = {slot: self._node(held.master) for held in self.slots() for slot in held.all}
+        taken = {slot: taken[slot] for slot in slots}
         self._down.update(taken)
-        for node in self.living:
-            node.call("CLUSTER", "DELSLOTS", *taken)
-        self._wait(lambda: self._who_still_has(set(taken)))
+        # Again, if need be: who has not heard of it yet tells the others that it has them.
+        self._wait(lambda: self._take_from_all(set(taken)))
 
     def restore_slots(self) -> None:
         """Give the slots that were taken down back to their masters."""
@@ -321,12 +321,14 @@ class ClusterTopology:
         self._down.clear()
         self.wait_serving()
 
-    def _who_still_has(self, slots: set[int]) -> str:
+    def _take_from_all(self, slots: set[int]) -> str:
+        """Take slots from the nodes that think that anybody has them, and name those."""
+        still = []
         for node in self.living:
-            for held in node.slots():
-                if slots.intersection(range(held.first, held.last + 1)):
-                    return f"{node} still has {held}"
-        return ""
+            if held := slots.intersection(slot for one in node.slots() for slot in one.all):
+                node.call("CLUSTER", "DELSLOTS", *held)
+                still.append(f"{node} had {len(held)} of the slots")
+        return ", ".join(still)
 
     # -- starting ---------------------------------------------------------------------------
 
