@@ -32,15 +32,15 @@ class _Flight:
     @property
     def has_landed(self) -> bool:
         """Whether nobody is doing the work any more."""
-        return not self._under_way.locked()
+        return self.is_done or not self._under_way.locked()
 
     @property
     def is_shared(self) -> bool:
         """Whether what came of it holds for others: an interrupt, or a deadline, is one's own."""
-        own = isinstance(self.error, DeadlineExceededError)
-        return (
-            self.is_done and (self.error is None or isinstance(self.error, Exception)) and not own
-        )
+        if self.error is None:
+            return self.is_done
+        is_own = isinstance(self.error, DeadlineExceededError)
+        return isinstance(self.error, Exception) and not is_own
 
     def wait(self) -> None:
         """Wait until it has landed. Raises DeadlineExceededError if that takes too long."""
