@@ -149,7 +149,9 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         return execute(cluster, node, *args, **kwargs)
 
     def _execute_command(self, target_node: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._redis_execute_command(self, target_node, *args, **kwargs)
+        if not is_any_in_force() or _redis_cluster._execute_command is not _redis_execute_command:
+            return super()._execute_command(target_node, *args, **kwargs)
+        return _execute_in_time(self, target_node, *args, **kwargs)
 
     @property
     def node_pools(self) -> NodePools:
@@ -241,7 +243,7 @@ _make_pipeline = with_names(
 _cluster.set_originals(
     {
         **{
-            name: original(_redis_cluster, name)
+            name: frozenset({original(_redis_cluster, name)})
             for name in (
                 "_internal_execute_command",
                 "_determine_nodes",
@@ -253,7 +255,9 @@ _cluster.set_originals(
                 "_get_command_keys",
             )
         },
-        "_execute_command": vars(RedisCluster)["_execute_command"],
+        "_execute_command": frozenset(
+            {vars(RedisCluster)["_execute_command"], _redis_execute_command}
+        ),
     },
     {},
 )

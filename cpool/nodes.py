@@ -38,7 +38,9 @@ _CLIENT_TAKES = frozenset(inspect.signature(Redis.__init__).parameters)
 _redis_initialize = original(_redis_manager, "initialize")
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
-_cluster.set_originals({}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")})
+_cluster.set_originals(
+    {}, {"get_node_from_slot": frozenset({original(_redis_manager, "get_node_from_slot")})}
+)
 
 
 class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
@@ -153,6 +155,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         self._lock = threading.RLock()
         self._initialization_lock = threading.RLock()
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
+        self.read_load_balancer = redis.cluster.LoadBalancer()
 
 
 class _Refresh:

@@ -308,8 +308,12 @@ class ClusterTopology:
         taken = {slot: self._node(held.master) for held in self.slots() for slot in held.all}
         taken = {slot: taken[slot] for slot in slots}
         self._down.update(taken)
+<<<<<<< HEAD
         # Again, if need be: who has not heard of it yet tells the others that it has them.
         self._wait(lambda: self._take_from_all(set(taken)))
+=======
+        self._wait(lambda: self._take_where_held(set(taken)))
+>>>>>>> h6topo
 
     def restore_slots(self) -> None:
         """Give the slots that were taken down back to their masters."""
@@ -321,6 +325,7 @@ class ClusterTopology:
         self._down.clear()
         self.wait_serving()
 
+<<<<<<< HEAD
     def _take_from_all(self, slots: set[int]) -> str:
         """Take slots from the nodes that think that anybody has them, and name those."""
         still = []
@@ -329,6 +334,17 @@ class ClusterTopology:
                 node.call("CLUSTER", "DELSLOTS", *held)
                 still.append(f"{node} had {len(held)} of the slots")
         return ", ".join(still)
+=======
+    def _take_where_held(self, slots: set[int]) -> str:
+        """Say where slots had to be taken: a message under way may give them back to a node."""
+        problem = ""
+        for node in self.living:
+            ranges = [range(held.first, held.last + 1) for held in node.slots()]
+            if left := {slot for slot in slots for held in ranges if slot in held}:
+                node.call("CLUSTER", "DELSLOTS", *left)
+                problem = f"{node} still had the slots {sorted(left)}"
+        return problem
+>>>>>>> h6topo
 
     # -- starting ---------------------------------------------------------------------------
 

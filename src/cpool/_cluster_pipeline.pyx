@@ -21,6 +21,16 @@ cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
 
 
+# Errors of a checkout that say nothing of the node, set by cpool.cluster_pipeline.
+cdef object FINAL = ()
+
+
+def set_final(errors):
+    """Tell the errors of a checkout that the caller of a pipeline is to get."""
+    global FINAL
+    FINAL = errors
+
+
 @cython.final
 cdef class Share:
     cdef int checkout(self) except -1:
@@ -167,6 +177,8 @@ cdef int checkout_all(list shares) except -1:
     for share in shares:
         try:
             why = share.checkout()
+        except FINAL:
+            raise  # no fault of the node's
         except Exception:
             return CONNECTION  # redis-py meets it as well, and knows what to do
         if why != TAKEN:
