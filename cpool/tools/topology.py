@@ -305,15 +305,9 @@ class ClusterTopology:
 
         With the option cluster-require-full-coverage "no" only for keys of these slots.
         """
-        taken = {slot: self._node(held.master) for held in self.slots() for slot in held.all}
-        taken = {slot: taken[slot] for slot in slots}
+        taken = {slot: self.owner(slot) for slot in slots}
         self._down.update(taken)
-<<<<<<< HEAD
-        # Again, if need be: who has not heard of it yet tells the others that it has them.
-        self._wait(lambda: self._take_from_all(set(taken)))
-=======
         self._wait(lambda: self._take_where_held(set(taken)))
->>>>>>> h6topo
 
     def restore_slots(self) -> None:
         """Give the slots that were taken down back to their masters."""
@@ -325,16 +319,6 @@ class ClusterTopology:
         self._down.clear()
         self.wait_serving()
 
-<<<<<<< HEAD
-    def _take_from_all(self, slots: set[int]) -> str:
-        """Take slots from the nodes that think that anybody has them, and name those."""
-        still = []
-        for node in self.living:
-            if held := slots.intersection(slot for one in node.slots() for slot in one.all):
-                node.call("CLUSTER", "DELSLOTS", *held)
-                still.append(f"{node} had {len(held)} of the slots")
-        return ", ".join(still)
-=======
     def _take_where_held(self, slots: set[int]) -> str:
         """Say where slots had to be taken: a message under way may give them back to a node."""
         problem = ""
@@ -344,7 +328,6 @@ class ClusterTopology:
                 node.call("CLUSTER", "DELSLOTS", *left)
                 problem = f"{node} still had the slots {sorted(left)}"
         return problem
->>>>>>> h6topo
 
     # -- starting ---------------------------------------------------------------------------
 
