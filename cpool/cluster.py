@@ -45,6 +45,8 @@ _redis_cluster = redis.cluster.RedisCluster  # the original, whoever replaces it
 _redis_pipeline = redis.cluster.ClusterPipeline
 _redis_execute_command = original(_redis_cluster, "_execute_command")
 
+_LOOP = _redis_execute_command.__code__
+
 # Of which the number of keys stands before them: at which place.
 _COUNTED = {
     **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"), 2),
@@ -153,6 +155,14 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
             return super()._execute_command(target_node, *args, **kwargs)
         return _execute_in_time(self, target_node, *args, **kwargs)
 
+    def get_node(self, host: Any = None, port: Any = None, node_name: Any = None) -> Any:
+        """Return the node of that address or name, or None, as redis-py's method does."""
+        found = super().get_node(host, port, node_name)
+        # redis-py's loop takes for known what an ASK names, which may be new to the cluster.
+        if found is None and node_name and sys._getframe(1).f_code is _LOOP:
+            return self.nodes_manager.node_named(node_name)
+        return found
+
     @property
     def node_pools(self) -> NodePools:
         """The pools of the nodes, by the nodes' names ("host:port")."""
@@ -177,7 +187,10 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def _go_on(
         self, node: Any, pool: Any, connection: Any, error: Any, args: Any, kwargs: Any
     ) -> Any:
-        return FirstAttempt.go_on(self, node, (pool, connection, error), (args, kwargs))
+        try:
+            return FirstAttempt.go_on(self, node, (pool, connection, error), (args, kwargs))
+        finally:
+            del error  # it remembers this frame
 
     def _find_route(self, name: str) -> _cluster.Route | None:
         """Find out where a command's keys stand; None: redis-py is to see to it each time."""

@@ -108,6 +108,10 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         refresh = _Refresh(self, nodes)
         try:
             _redis_initialize(refresh, *args, **kwargs)
+        except RedisClusterException:
+            if refresh.bad_option is not None:  # redis-py takes it for a node that is down
+                raise refresh.bad_option from None
+            raise
         finally:
             refresh.end()
 
@@ -119,6 +123,14 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
                 client.connection_pool._wind_down()
             else:
                 client.connection_pool.disconnect(inuse_connections=False)
+
+    def node_named(self, name: str) -> Any:
+        """Return the node of that name, a new one if it is not known yet."""
+        host, _, port = name.rpartition(":")
+        with self._lock:
+            return self.nodes_cache.setdefault(
+                name, redis.cluster.ClusterNode(host, int(port), redis.cluster.PRIMARY)
+            )
 
     @property
     def refreshes(self) -> int:
@@ -164,7 +176,7 @@ class _Refresh:
 
     def __init__(self, manager: NodesManager, nodes: list[Any]) -> None:
         shadows = {node.name: self._shadow(node) for node in nodes}
-        self.__dict__.update(_manager=manager, _made=[], _startup_nodes=shadows)
+        self.__dict__.update(_manager=manager, _made=[], _startup_nodes=shadows, bad_option=None)
 
     @staticmethod
     def _shadow(node: Any) -> Any:
@@ -194,7 +206,11 @@ class _Refresh:
         """Make a client for this refresh only."""
         if self._manager.makes_our_pools:
             kwargs = {**kwargs, **_ASKING}
-        client = self._manager.create_redis_node(host, port, **kwargs)
+        try:
+            client = self._manager.create_redis_node(host, port, **kwargs)
+        except (TypeError, ValueError) as error:
+            self.__dict__["bad_option"] = error
+            raise
         self._made.append(client)
         return client
 

@@ -61,7 +61,7 @@ class SingleFlight:
         self.pause_s = pause_s
         self.background_pause_s = background_pause_s
         self.count: int = 0  # flights that have landed
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser may ask in the midst of it
         self._flight: _Flight | None = None  # the last one
         self._starter: threading.Thread | None = None  # of the last one in the background
         self._landed_s = float("-inf")

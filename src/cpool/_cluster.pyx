@@ -238,7 +238,8 @@ cdef class ClusterBase:
             return None
         slots = (<ManagerBase>self.manager).slots
         if route.reads and (self.from_replicas or self.strategy is not None):
-            return self.manager.get_node_from_slot(slot, self.from_replicas, self.strategy) \
+            return self.manager.get_node_from_slot(
+                slot, bool(self.from_replicas), self.strategy) \
                 if slots.get(slot) else None
         if type(slots) is not dict:
             return None
