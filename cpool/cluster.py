@@ -45,6 +45,8 @@ _redis_cluster = redis.cluster.RedisCluster  # the original, whoever replaces it
 _redis_pipeline = redis.cluster.ClusterPipeline
 _redis_execute_command = original(_redis_cluster, "_execute_command")
 
+_LOOP = _redis_execute_command.__code__
+
 # Of which the number of keys stands before them: at which place.
 _COUNTED = {
     **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"), 2),
@@ -76,7 +78,7 @@ def _kept_for_nodes(**kwargs: Any) -> dict[str, Any]:
         if name in _FOR_NODES:
             kept[name] = kwargs[name]
         else:
-            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=3)
+            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=5)
     return kept
 
 
@@ -149,7 +151,17 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         return execute(cluster, node, *args, **kwargs)
 
     def _execute_command(self, target_node: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._redis_execute_command(self, target_node, *args, **kwargs)
+        if not is_any_in_force() or _redis_cluster._execute_command is not _redis_execute_command:
+            return super()._execute_command(target_node, *args, **kwargs)
+        return _execute_in_time(self, target_node, *args, **kwargs)
+
+    def get_node(self, host: Any = None, port: Any = None, node_name: Any = None) -> Any:
+        """Return the node of that address or name, or None, as redis-py's method does."""
+        found = super().get_node(host, port, node_name)
+        # redis-py's loop takes for known what an ASK names, which may be new to the cluster.
+        if found is None and node_name and sys._getframe(1).f_code is _LOOP:
+            return self.nodes_manager.node_named(node_name)
+        return found
 
     @property
     def node_pools(self) -> NodePools:
@@ -175,7 +187,10 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def _go_on(
         self, node: Any, pool: Any, connection: Any, error: Any, args: Any, kwargs: Any
     ) -> Any:
-        return FirstAttempt.go_on(self, node, (pool, connection, error), (args, kwargs))
+        try:
+            return FirstAttempt.go_on(self, node, (pool, connection, error), (args, kwargs))
+        finally:
+            del error  # it remembers this frame
 
     def _find_route(self, name: str) -> _cluster.Route | None:
         """Find out where a command's keys stand; None: redis-py is to see to it each time."""
@@ -196,14 +211,17 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def _should_reinitialized(self) -> bool:
         """Say whether redis-py is to refresh the topology before it goes on.
 
-        Not for a MOVED, unless `reinitialize_steps` is 1: the slot is known then. A refresh
-        for what else has changed runs beside, after so many that have told something new."""
+        Not for a MOVED that tells something new, unless `reinitialize_steps` is 1: the slot is
+        known then. A refresh for what else has changed runs beside, after so many of them."""
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
             return bool(super()._should_reinitialized())
         if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
-        return False
+            return False
+        # It was sent before the slot was known, or to what was one of its replicas.
+        reads_from_replicas = self.read_from_replicas or self.load_balancing_strategy is not None
+        return bool(reads_from_replicas and super()._should_reinitialized())
 
 
 def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:
@@ -238,7 +256,7 @@ _make_pipeline = with_names(
 _cluster.set_originals(
     {
         **{
-            name: original(_redis_cluster, name)
+            name: frozenset({original(_redis_cluster, name)})
             for name in (
                 "_internal_execute_command",
                 "_determine_nodes",
@@ -250,7 +268,9 @@ _cluster.set_originals(
                 "_get_command_keys",
             )
         },
-        "_execute_command": vars(RedisCluster)["_execute_command"],
+        "_execute_command": frozenset(
+            {vars(RedisCluster)["_execute_command"], _redis_execute_command}
+        ),
     },
     {},
 )

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redis.cluster import PRIMARY, ClusterNode
-
 if TYPE_CHECKING:
     from cpool.cluster import RedisCluster
 
@@ -40,7 +38,7 @@ class _Node:
         self._error = error
         # redis-py asks for the client's own connection, and only then for one of the pool.
         self.connection = connection if error is None or connection is None else _Sent(connection)
-        self.connection_pool = self
+        self.connection_pool: Any = self
 
     def get_connection(self) -> Any:
         """Raise what the checkout has raised."""
@@ -57,6 +55,12 @@ class _Node:
         lent, self._lent = self._lent, None
         if lent is not None:
             self._pool.release(lent)
+
+    def end(self) -> None:
+        """Give it back if nobody has, and forget the error, which remembers who has called."""
+        self._error = None
+        self.release()
+        self.connection_pool = None
 
 
 class FirstAttempt:
@@ -88,7 +92,8 @@ class FirstAttempt:
                 error.connection = shown.connection  # type: ignore[attr-defined]
             raise
         finally:
-            first.release()
+            del lent
+            first.end()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cluster, name)
@@ -125,9 +130,4 @@ class FirstAttempt:
         found = self._cluster.get_node(host, port, node_name)
         if found is not None or node_name is None:
             return found
-        manager = self._cluster.nodes_manager
-        new_host, _, new_port = node_name.rpartition(":")
-        with manager._lock:
-            return manager.nodes_cache.setdefault(
-                node_name, ClusterNode(new_host, int(new_port), PRIMARY)
-            )
+        return self._cluster.nodes_manager.node_named(node_name)

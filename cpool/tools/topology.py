@@ -212,12 +212,13 @@ class ClusterTopology:
             raise ValueError(f"lost must have been killed, but {lost} is running")
         self.wait_serving(timeout_s)
 
-    def restart(self, node: Node) -> None:
-        """Start a killed node again, without its data; return when it is a part of the whole.
+    def restart(self, *nodes: Node) -> None:
+        """Start killed nodes again, without their data; return when the cluster is whole.
 
-        It follows the master that took its place; if none did, it is a master as before.
+        A master follows the replica that took its place; if none did, it is one as before.
         """
-        node.server.restart()
+        for node in nodes:
+            node.server.restart()
         self.wait_complete()
 
     def add_node(self, master: Node | None = None) -> Node:
@@ -306,9 +307,7 @@ class ClusterTopology:
         """
         taken = {slot: self.owner(slot) for slot in slots}
         self._down.update(taken)
-        for node in self.living:
-            node.call("CLUSTER", "DELSLOTS", *taken)
-        self._wait(lambda: self._who_still_has(set(taken)))
+        self._wait(lambda: self._take_where_held(set(taken)))
 
     def restore_slots(self) -> None:
         """Give the slots that were taken down back to their masters."""
@@ -320,12 +319,15 @@ class ClusterTopology:
         self._down.clear()
         self.wait_serving()
 
-    def _who_still_has(self, slots: set[int]) -> str:
+    def _take_where_held(self, slots: set[int]) -> str:
+        """Say where slots had to be taken: a message under way may give them back to a node."""
+        problem = ""
         for node in self.living:
-            for held in node.slots():
-                if slots.intersection(range(held.first, held.last + 1)):
-                    return f"{node} still has {held}"
-        return ""
+            ranges = [range(held.first, held.last + 1) for held in node.slots()]
+            if left := {slot for slot in slots for held in ranges if slot in held}:
+                node.call("CLUSTER", "DELSLOTS", *left)
+                problem = f"{node} still had the slots {sorted(left)}"
+        return problem
 
     # -- starting ---------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The identity workload on clusters whose nodes fail, move their slots and change their roles."""
