@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from cpool import _client, _pipeline
 from cpool.connection import Connection
 from cpool.originals import original
+from cpool.plain_set import set_method
 from cpool.pool import ConnectionPool
 from cpool.rebinding import with_names
 from cpool.standin import ClientStandIn
@@ -139,6 +140,8 @@ class Redis(_client.ClientBase, _redis_client, metaclass=ClientStandIn):
             )
         )
     _execute_command = _client.execute_command
+    if not TYPE_CHECKING:
+        set = set_method(_client.ClientBase, _redis_client)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         """Return a new pipeline, as redis-py's method does: a `cpool.Pipeline`."""

@@ -28,6 +28,7 @@ from cpool.first_attempt import FirstAttempt
 from cpool.node_pools import NodePools
 from cpool.nodes import NodesManager
 from cpool.originals import original
+from cpool.plain_set import set_method
 from cpool.rebinding import with_names
 from cpool.standin import ClientStandIn
 
@@ -140,6 +141,8 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
             return made
 
     _internal_execute_command = _cluster.execute_command
+    if not TYPE_CHECKING:
+        set = set_method(_cluster.ClusterBase, _redis_cluster)
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
     )

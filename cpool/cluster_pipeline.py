@@ -121,8 +121,9 @@ class PipelineStrategy(_redis_strategy):
 
     def _call_back(self, stack: list[Any]) -> None:
         callbacks = self._pipe.cluster_response_callbacks
-        for command in stack:
-            if command.args[0] in callbacks:
+        called = {name for name in {command.args[0] for command in stack} if name in callbacks}
+        for command in stack if called else ():
+            if command.args[0] in called:
                 options = {k: v for k, v in command.options.items() if k != "keys"}
                 command.result = callbacks[command.args[0]](command.result, **options)
 

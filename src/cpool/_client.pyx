@@ -427,6 +427,33 @@ cdef object execute_command_of(object client, object args, PyObject *options):
     return (<ClientBase>client).execute(<tuple>args, None if options == NULL else <dict>options)
 
 
+# redis-py's method set(), and its classes that have it: of clients, and of clusters.
+cdef object REDIS_SET = None
+cdef object REDIS_CLIENT = None
+cdef object REDIS_CLUSTER = None
+
+
+def set_method(base, redis_class, redis_set, bytes doc):
+    """A method `set` for the clients made from one compiled base: SET of a name and a value
+    goes to execute_command at once, past redis-py's look at a dozen options. doc: begins
+    with the signature, and must be kept."""
+    global REDIS_SET, REDIS_CLIENT, REDIS_CLUSTER
+    REDIS_SET = redis_set
+    if base is ClientBase:
+        REDIS_CLIENT = redis_class
+    else:
+        REDIS_CLUSTER = redis_class
+    return cp_method(base, b"set", doc, <void *>set_of)
+
+
+cdef object set_of(object client, object args, PyObject *options):
+    cdef object redis_class = REDIS_CLIENT if isinstance(client, ClientBase) else REDIS_CLUSTER
+    if options == NULL and len(<tuple>args) == 2 and redis_class.set is REDIS_SET:
+        return client.execute_command("SET", (<tuple>args)[0], (<tuple>args)[1])
+    return redis_class.set(
+        client, *<tuple>args, **({} if options == NULL else <dict>options))
+
+
 #: The method `_execute_command` of clients.
 execute_command = cp_method(
     ClientBase, b"_execute_command",
