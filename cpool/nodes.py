@@ -68,7 +68,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         """Make the client of a node, and its pool, as redis-py's method does."""
         # Options that a client does not take are its pool's: redis-py makes that first only
         # for a URL.
-        self.from_url = self.from_url or not kwargs.keys() <= _CLIENT_TAKES
+        self.from_url: bool = self.from_url or not kwargs.keys() <= _CLIENT_TAKES
         return _create_node(self, host, port, **kwargs)
 
     def create_redis_connections(self, nodes: list[Any]) -> None:
@@ -167,7 +167,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         self._lock = threading.RLock()
         self._initialization_lock = threading.RLock()
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
-        self.read_load_balancer = redis.cluster.LoadBalancer()
+        self.read_load_balancer: Any = redis.cluster.LoadBalancer()
 
 
 class _Refresh:
