@@ -117,5 +117,3 @@ def _own_sockets() -> set[str]:
             if name.startswith("socket:["):
                 found.add(name[8:-1])
     return found
-
-
