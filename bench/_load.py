@@ -1,4 +1,4 @@
-"""What workers measure with: threads that send GETs, repeated calls, CPU time, memory.
+"""What workers measure with: threads that send commands, repeated calls, CPU time, memory.
 
 Everything here runs in the process whose side is measured; nothing knows which side that is.
 """
@@ -11,20 +11,28 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from _process import KEY, VALUE, Result
+from _process import Result
 
 JOIN_LIMIT_S = 120.0
 FEWEST_CALLS = 3
 
 
 class Load:
-    """Drive one client from many threads for a fixed time, each GET clocked or only counted."""
+    """Call one client from many threads for a fixed time, each call clocked or only counted.
 
-    def __init__(self, client: Any, threads: int) -> None:
-        self.client = client
+    call: takes a key, one after the other, and must return `reply`.
+    """
+
+    def __init__(
+        self, call: Callable[[str], Any], reply: Any, keys: Sequence[str], threads: int
+    ) -> None:
+        self.call = call
+        self.reply = reply
+        self.keys = keys
         self.threads = threads
 
     def run(self, seconds: float, *, clocked: bool = False) -> Result:
@@ -55,23 +63,27 @@ class Load:
         start_s = time.perf_counter()
         count = loop()
         end_s = time.perf_counter()
-        if self.client.get(KEY) == VALUE:
+        if all(self.call(key) == self.reply for key in self.keys):
             self.spans.append((count, start_s, end_s))
 
     def counting_loop(self) -> int:
-        get, running, count = self.client.get, self.running, 0
-        while running:
-            get(KEY)
+        call, running, count = self.call, self.running, 0
+        for key in cycle(self.keys):
+            if not running:
+                break
+            call(key)
             count += 1
         return count
 
     def clocked_loop(self) -> int:
-        get, running, clock = self.client.get, self.running, time.perf_counter_ns
+        call, running, clock = self.call, self.running, time.perf_counter_ns
         times_ns = array("Q")
         keep = times_ns.append
-        while running:
+        for key in cycle(self.keys):
+            if not running:
+                break
             start_ns = clock()
-            get(KEY)
+            call(key)
             keep(clock() - start_ns)
         self.command_ns.append(times_ns)
         return len(times_ns)

@@ -16,6 +16,7 @@ Result = dict[str, Any]
 
 BENCH_DIR = Path(__file__).resolve().parent
 KEY, VALUE = "bench:key64", b"x" * 64
+CLUSTER_KEYS = tuple(f"{KEY}:{number}" for number in range(300))  # over all nodes
 WORKER_LIMIT_S = 600.0
 
 
@@ -58,14 +59,13 @@ def usable_cpus() -> list[int]:
 
 
 @contextlib.contextmanager
-def bound_to(cpus: Sequence[int] | None, pid: int = 0) -> Iterator[None]:
-    """Bind a process (0: this one and its children) to CPUs for a while; None leaves it free."""
-    if not cpus:
-        yield
-        return
-    before = os.sched_getaffinity(pid)
-    os.sched_setaffinity(pid, cpus)
+def bound_to(cpus: Sequence[int] | None, pids: Sequence[int] = (0,)) -> Iterator[None]:
+    """Bind processes (0: this one and its children) to CPUs for a while; None leaves them free."""
+    before = {pid: os.sched_getaffinity(pid) for pid in pids} if cpus else {}
+    for pid in before:
+        os.sched_setaffinity(pid, cpus or ())
     try:
         yield
     finally:
-        os.sched_setaffinity(pid, before)
+        for pid, allowed in before.items():
+            os.sched_setaffinity(pid, allowed)

@@ -1,4 +1,4 @@
-"""The server the benchmarks talk to, started for the run: plain TCP, and TLS where it can."""
+"""The servers the benchmarks talk to, started for the run: plain TCP, by TLS, and a cluster."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from pathlib import Path
 
 import redis
 import trustme
-from _process import KEY, VALUE, CannotRun, Task
+from _process import CLUSTER_KEYS, KEY, VALUE, CannotRun, Task
 
 from cpool.tools.machine import server_name
 from cpool.tools.servers import EmbeddedServer, ServerError, free_port
+from cpool.tools.topology import ClusterTopology
 
 HOST = "127.0.0.1"
+MASTERS, REPLICAS = 3, 1  # a replica for each master
 
 
 @dataclass(frozen=True)
 class Server:
-    """Name where the measured clients connect; `ca_path` where that is by TLS."""
+    """Name where the measured clients connect; `ca_path` where that is by TLS.
+
+    pids: of all processes that serve. is_cluster: it is one node of a cluster.
+    """
 
     host: str
     port: int
-    pid: int
+    pids: tuple[int, ...]
     name: str
     ca_path: str | None = None
+    is_cluster: bool = False
 
     def address(self) -> Task:
         """Return what a worker has to know."""
-        where: Task = {"host": self.host, "port": self.port}
+        where: Task = {"host": self.host, "port": self.port, "cluster": self.is_cluster}
         return where | ({"ca_path": self.ca_path} if self.ca_path else {})
 
 
@@ -52,7 +58,24 @@ def started_server(program: str | None = None, *, tls: bool = False) -> Iterator
                 client.set(KEY, VALUE)
                 name = server_name(client.info("server"))
             ca_path = f"{directory}/ca.pem" if tls else None
-            yield Server(HOST, tls_port or server.port, server.pid, name, ca_path)
+            yield Server(HOST, tls_port or server.port, (server.pid,), name, ca_path)
+
+
+@contextlib.contextmanager
+def started_cluster(program: str | None = None) -> Iterator[Server]:
+    """Start three masters with a replica each; raises CannotRun as started_server() does."""
+    try:
+        topology = ClusterTopology(MASTERS, REPLICAS, program).start()
+    except (ServerError, OSError) as error:
+        raise CannotRun(f"no cluster: {error}") from error
+    with topology:
+        host, port = topology.startup[0]
+        with redis.RedisCluster(host, port) as client:
+            for key in (KEY, *CLUSTER_KEYS):
+                client.set(key, VALUE)
+            name = server_name(client.info("server", target_nodes=client.get_default_node()))
+        pids = tuple(node.server.pid for node in topology.nodes)
+        yield Server(host, port, pids, name, is_cluster=True)
 
 
 def tls_options(directory: Path, tls_port: int) -> list[str]:

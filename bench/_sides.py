@@ -86,10 +86,12 @@ def open_client(task: Task) -> Any:
 
     With `connections` in the task it shares a blocking pool of so many, all of them open.
     """
-    client = OPENERS[task["side"]](task)
+    client = (open_cluster if task["cluster"] else OPENERS[task["side"]])(task)
     require_parser(task["side"], client)
     if client.get(KEY) != VALUE:
         raise RuntimeError("the server does not hold the benchmark's value")
+    if counts_calls(task):  # what a cluster client asks while it is made is not judged
+        fast_path().reset_stats()
     return client
 
 
@@ -125,6 +127,19 @@ def open_on_pool(task: Task) -> Any:
     return (module.Valkey if task["side"] == VALKEY else module.Redis)(connection_pool=pool)
 
 
+def open_cluster(task: Task) -> Any:
+    """Open the cluster client of the task's side, told of one node."""
+    side, where = task["side"], {"host": task["host"], "port": task["port"]}
+    if side == GLIDE:
+        return open_glide(task)
+    module = side_module(side)
+    if side == POOL:  # redis-py takes a pool's class with a URL only
+        url = "redis://{host}:{port}".format(**where)
+        client = importlib.import_module("redis").RedisCluster
+        return client.from_url(url, connection_pool_class=module.ConnectionPool)
+    return (module.ValkeyCluster if side == VALKEY else module.RedisCluster)(**where)
+
+
 def open_glide(task: Task) -> Any:
     glide = importlib.import_module("glide_sync")
     options: dict[str, Any] = {"request_timeout": GLIDE_LIMIT_MS}
@@ -134,8 +149,11 @@ def open_glide(task: Task) -> Any:
             tls = config.TlsAdvancedConfiguration(root_pem_cacerts=file.read())
         options["use_tls"] = True
         options["advanced_config"] = glide.AdvancedGlideClientConfiguration(tls_config=tls)
-    where = glide.NodeAddress(task["host"], task["port"])
-    return glide.GlideClient.create(glide.GlideClientConfiguration([where], **options))
+    where = [glide.NodeAddress(task["host"], task["port"])]
+    if task["cluster"]:
+        configuration = glide.GlideClusterClientConfiguration(where, **options)
+        return glide.GlideClusterClient.create(configuration)
+    return glide.GlideClient.create(glide.GlideClientConfiguration(where, **options))
 
 
 OPENERS: dict[str, Callable[[Task], Any]] = {
@@ -153,11 +171,22 @@ PARSERS = {REDIS_PY: "hiredis", RESP2: "hiredis", PURE: "resp", VALKEY: "libvalk
 def require_parser(side: str, client: Any) -> None:
     """Raise unless a peer's connection parses with what its side promises."""
     if side in PARSERS:
-        connection = borrower(side, client.connection_pool)()
-        name = type(connection._parser).__name__.lower()
-        client.connection_pool.release(connection)
+        pool = pool_of(client)
+        connection = borrower(side, pool)()
+        # valkey-py's cluster client derives its parser.
+        name = " ".join(base.__name__.lower() for base in type(connection._parser).__mro__)
+        pool.release(connection)
         if PARSERS[side] not in name:
             raise RuntimeError(f"{side} parses with {name}")
+
+
+def pool_of(client: Any) -> Any:
+    """Return a client's pool, of a cluster client that of one node."""
+    if hasattr(client, "connection_pool"):
+        return client.connection_pool
+    node = client.get_default_node()
+    of_node = getattr(client, "get_redis_connection", None) or client.get_valkey_connection
+    return of_node(node).connection_pool
 
 
 def borrower(side: str, pool: Any) -> Callable[[], Any]:
@@ -165,11 +194,20 @@ def borrower(side: str, pool: Any) -> Callable[[], Any]:
     return functools.partial(pool.get_connection, "_") if side == VALKEY else pool.get_connection
 
 
+def counts_calls(task: Task) -> bool:
+    """Tell whether this process counts the compiled calls of the client that is measured."""
+    return task["side"] == CPOOL and not noise_run()
+
+
+def fast_path() -> ModuleType:
+    return importlib.import_module("cpool.fast_path")
+
+
 def require_compiled(task: Task, calls: int) -> None:
     """Raise unless all calls of cpool.Redis, but one in a thousand, were compiled ones."""
-    if task["side"] != CPOOL or noise_run():
+    if not counts_calls(task):
         return
-    counts = importlib.import_module("cpool.fast_path").stats()
+    counts = fast_path().stats()
     refused = sum(counts.refused.values())
     if counts.taken < calls or refused * 1000 > counts.taken:
         raise RuntimeError(f"commands did not take the compiled path: {counts}")

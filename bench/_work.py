@@ -17,13 +17,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from itertools import repeat as times
 from typing import Any
 
 import _codec
 import _counted
 from _load import Load, memory_kib, repeat
-from _process import KEY, VALUE, Result, Task
+from _process import CLUSTER_KEYS, KEY, VALUE, Result, Task
 from _sides import (
     CPOOL,
     GLIDE,
@@ -45,10 +46,16 @@ Call = Callable[[], Any]
 # ---- many threads on one client -----------------------------------------------------------
 
 
-def gets(task: Task) -> Result:
-    """Send GETs from some threads: counted first, then, for half as long, clocked."""
+def keys_of(task: Task) -> tuple[str, ...]:
+    """Return the keys that hold the 64 bytes; those of a cluster are on all of its nodes."""
+    return CLUSTER_KEYS if task["cluster"] else (KEY,)
+
+
+def threads(task: Task) -> Result:
+    """Send GETs or SETs from some threads: counted first, then, for half as long, clocked."""
     with contextlib.closing(open_client(task)) as client:
-        load = Load(client, task["threads"])
+        call, reply = VERBS[task.get("verb", "GET")](client, task)
+        load = Load(call, reply, keys_of(task), task["threads"])
         load.run(task["seconds"] / 4)
         counted = load.run(task["seconds"])
         clocked = load.run(task["seconds"] / 2, clocked=True)
@@ -57,6 +64,21 @@ def gets(task: Task) -> Result:
     kept = ("ops_per_s", "cpu_us_per_op")
     latencies = {name: clocked[name] for name in clocked if name.startswith("command_")}
     return {"s": 1 / counted["ops_per_s"], **{k: counted[k] for k in kept}, **latencies, **waits}
+
+
+def get_of_a_key(client: Any, task: Task) -> tuple[Callable[[str], Any], Any]:
+    return client.get, VALUE
+
+
+def set_of_a_key(client: Any, task: Task) -> tuple[Callable[[str], Any], Any]:
+    return functools.partial(client.set, value=VALUE), ok_of(task)
+
+
+VERBS = {"GET": get_of_a_key, "SET": set_of_a_key}
+
+
+def ok_of(task: Task) -> Any:
+    return "OK" if task["side"] == GLIDE else True
 
 
 def longest_wait(client: Any) -> Result:
@@ -85,21 +107,27 @@ def calls(task: Task) -> Result:
 
 
 def pipeline_of_gets(client: Any, task: Task) -> tuple[Call, Any]:
-    count = task["per"]
+    keys = list(islice(cycle(keys_of(task)), task["per"]))
 
     def call() -> Any:
         pipe = client.pipeline(transaction=False)
-        for _ in times(None, count):
-            pipe.get(KEY)
+        for key in keys:
+            pipe.get(key)
         return pipe.execute()
 
     def glide_call() -> Any:
-        batch = importlib.import_module("glide_sync").Batch(is_atomic=False)
-        for _ in times(None, count):
-            batch.get(KEY)
+        glide = importlib.import_module("glide_sync")
+        batch = (glide.ClusterBatch if task["cluster"] else glide.Batch)(is_atomic=False)
+        for key in keys:
+            batch.get(key)
         return client.exec(batch, raise_on_error=True)
 
-    return glide_call if task["side"] == GLIDE else call, [VALUE] * count
+    return glide_call if task["side"] == GLIDE else call, [VALUE] * len(keys)
+
+
+def mget_over_nodes(client: Any, task: Task) -> tuple[Call, Any]:
+    call = client.mget if task["side"] == GLIDE else client.mget_nonatomic
+    return functools.partial(call, list(CLUSTER_KEYS)), [VALUE] * len(CLUSTER_KEYS)
 
 
 def hgetall(client: Any, task: Task) -> tuple[Call, Any]:
@@ -111,8 +139,8 @@ def hgetall(client: Any, task: Task) -> tuple[Call, Any]:
 
 
 def set_value(client: Any, task: Task) -> tuple[Call, Any]:
-    reply = "OK" if task["side"] == GLIDE else True
-    return functools.partial(client.set, f"{PREFIX}:big", os.urandom(task["bytes"])), reply
+    value = os.urandom(task["bytes"])
+    return functools.partial(client.set, f"{PREFIX}:big", value), ok_of(task)
 
 
 def get_value(client: Any, task: Task) -> tuple[Call, Any]:
@@ -123,6 +151,7 @@ def get_value(client: Any, task: Task) -> tuple[Call, Any]:
 
 CALLS: dict[str, Callable[[Any, Task], tuple[Call, Any]]] = {
     "pipeline of GETs": pipeline_of_gets,
+    "MGET over nodes": mget_over_nodes,
     "HGETALL": hgetall,
     "SET": set_value,
     "GET": get_value,
@@ -231,7 +260,7 @@ def importing(task: Task) -> Result:
 
 
 WORKS: dict[str, Callable[[Task], Result]] = {
-    "gets": gets,
+    "threads": threads,
     "calls": calls,
     "checkout": checkout,
     "opening": opening,

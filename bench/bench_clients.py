@@ -20,24 +20,24 @@ BLOCKING_THREADS, BLOCKING_CONNECTIONS = 32, 16
 @pytest.mark.parametrize("where", ("one thread", "one thread, one CPU"))
 def bench_one_thread(compare: Compare, server: Server, side: str, where: str) -> None:
     one_cpu = "CPU" in where
-    compare(f"GET, {where}", "gets", server, one_cpu=one_cpu, threads=1)
+    compare(f"GET, {where}", "threads", server, one_cpu=one_cpu, threads=1)
 
 
 @pytest.mark.parametrize("side", (*CLIENTS, GENERATOR))
 @pytest.mark.parametrize("threads", (8, 32))
 def bench_threads(compare: Compare, server: Server, side: str, threads: int) -> None:
-    compare(f"GET, {threads} threads", "gets", server, unit="ops/s", threads=threads)
+    compare(f"GET, {threads} threads", "threads", server, unit="ops/s", threads=threads)
 
 
 @pytest.mark.parametrize("side", (REDIS_PY, VALKEY, POOL, CPOOL))
 def bench_blocking(compare: Compare, server: Server, side: str) -> None:
     threads, connections = BLOCKING_THREADS, BLOCKING_CONNECTIONS
     name = f"GET, {threads} threads on {connections} connections"
-    compare(name, "gets", server, unit="ops/s", threads=threads, connections=connections)
+    compare(name, "threads", server, unit="ops/s", threads=threads, connections=connections)
 
 
 @pytest.mark.parametrize("side", (REDIS_PY, VALKEY, GLIDE, POOL, CPOOL))
 @pytest.mark.parametrize("threads", (1, 8))
 def bench_tls(compare: Compare, tls_server: Server, side: str, threads: int) -> None:
     threads_text = "one thread" if threads == 1 else f"{threads} threads"
-    compare(f"GET by TLS, {threads_text}", "gets", tls_server, unit="ops/s", threads=threads)
+    compare(f"GET by TLS, {threads_text}", "threads", tls_server, unit="ops/s", threads=threads)

@@ -18,7 +18,7 @@ from _contest import CLOCK, ROUNDS, SECONDS, Contests, Group, interleave, replay
 from _floors import compiled_loop, loop_of_gets, redis_benchmark, require_floor
 from _process import CannotRun, Result, bound_to, call_worker, usable_cpus
 from _report import COLUMNS, facts_text, overview, warnings_of
-from _server import Server, started_server
+from _server import Server, started_cluster, started_server
 from _sides import C_LOOP, GENERATOR, NOISE_VARIABLE, REDIS_PY, noise_run, require_side
 
 from cpool.tools.machine import machine_facts, version_of
@@ -114,6 +114,16 @@ def tls_server(pytestconfig: pytest.Config) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> Iterator[Server]:
+    try:
+        with started_cluster(pytestconfig.getoption("--server")) as server:
+            pytestconfig.stash[KEY_OF_FACTS].setdefault("server", server.name)
+            yield server
+    except CannotRun as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def c_loop() -> Iterator[Callable[[], Path]]:
     with tempfile.TemporaryDirectory(prefix="cpool-cloop-") as directory:
         yield lambda: compiled_loop(Path(directory))
@@ -153,7 +163,7 @@ def measure(request: pytest.FixtureRequest, c_loop: Callable[[], Path]) -> Calla
         def contest(group: Group, sides: list[str]) -> None:
             cpus = usable_cpus()[-1:] if one_cpu else None
             measure_side = by or functools.partial(one, server, work, more)
-            with bound_to(cpus, server.pid), bound_to(cpus), uncaptured(request.config):
+            with bound_to(cpus, (0, *server.pids)), uncaptured(request.config):
                 rounds = request.config.getoption("--rounds")
                 interleave(group, sides, measure_side, rounds, progress)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from redis.cache import CacheConfig, CacheFactoryInterface, CacheInterface
+    from redis.cluster import ClusterNode, LoadBalancingStrategy
+    from redis.commands.policies import PolicyResolver
     from redis.connection import ConnectionPool
     from redis.credentials import CredentialProvider
     from redis.driver_info import DriverInfo
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientArguments",
+    "ClusterArguments",
     "ConnectionArguments",
     "PoolArguments",
     "RedisArguments",
+    "RedisClusterArguments",
     "SentinelPoolArguments",
     "TCPConnectionArguments",
     "TLSConnectionArguments",
@@ -193,3 +197,48 @@ class RedisArguments(ClientArguments, total=False):
     password: str | None
     socket_timeout: float | None
     socket_connect_timeout: float | None
+
+
+class _NodeArguments(
+    _CommonArguments, _KeepaliveArguments, _TLSArguments, _PoolOptions, total=False
+):
+    """What `cpool.RedisCluster` hands on to the pool of each node."""
+
+    password: str | None
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
+    socket_type: int
+    ssl: bool
+    parser_class: type
+    command_packer: Any
+    connection_class: Callable[..., Any]
+    connection_pool_class: Callable[..., Any]
+    queue_class: type[queue.Queue[Any]]
+    max_connections: int | None
+    timeout: float | None
+    cache_factory: CacheFactoryInterface | None
+
+
+class ClusterArguments(_NodeArguments, total=False):
+    """Keywords of `cpool.RedisCluster`, besides what it also takes by position, and `url`."""
+
+    cluster_error_retry_attempts: int
+    require_full_coverage: bool
+    reinitialize_steps: int
+    read_from_replicas: bool
+    load_balancing_strategy: LoadBalancingStrategy | None
+    dynamic_startup_nodes: bool
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    cache: CacheInterface | None
+    cache_config: CacheConfig | None
+    policy_resolver: PolicyResolver
+    maint_notifications_config: MaintNotificationsConfig | None
+
+
+class RedisClusterArguments(ClusterArguments, total=False):
+    """All keywords of `cpool.RedisCluster`: what a subclass of it hands on."""
+
+    host: str | None
+    port: int
+    startup_nodes: list[ClusterNode] | None
+    url: str | None

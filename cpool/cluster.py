@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.cluster
 import redis.connection
@@ -31,7 +31,15 @@ from cpool.originals import original
 from cpool.rebinding import with_names
 from cpool.standin import ClientStandIn
 
+if TYPE_CHECKING:
+    from redis.cluster import ClusterNode
+    from typing_extensions import Unpack
+
+    from cpool.arguments import ClusterArguments
+
 __all__ = ["ClusterPipeline", "RedisCluster"]
+
+_Cluster = TypeVar("_Cluster", bound="RedisCluster")
 
 _redis_cluster = redis.cluster.RedisCluster  # the original, whoever replaces it
 _redis_pipeline = redis.cluster.ClusterPipeline
@@ -68,7 +76,7 @@ def _kept_for_nodes(**kwargs: Any) -> dict[str, Any]:
         if name in _FOR_NODES:
             kept[name] = kwargs[name]
         else:
-            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=3)
+            warnings.warn(f'RedisCluster takes no "{name}": it has no effect', stacklevel=5)
     return kept
 
 
@@ -105,18 +113,34 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
 
     if TYPE_CHECKING:
         nodes_manager: NodesManager
+
+        def __init__(
+            self,
+            host: str | None = None,
+            port: int = 6379,
+            startup_nodes: list[ClusterNode] | None = None,
+            *,
+            url: str | None = None,
+            **kwargs: Unpack[ClusterArguments],
+        ) -> None: ...
+        @classmethod
+        def from_url(  # type: ignore[override]  # redis-py's takes any keyword
+            cls: type[_Cluster], url: str, **kwargs: Unpack[ClusterArguments]
+        ) -> _Cluster: ...
+        def __enter__(self: _Cluster) -> _Cluster: ...
     else:
         __init__ = _init
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            """Make a client that a fork will find."""
+            made = super().__new__(cls)
+            _live_clusters.add(made)
+            return made
+
     _internal_execute_command = _cluster.execute_command
     _redis_internal_execute_command = staticmethod(
         original(_redis_cluster, "_internal_execute_command")
     )
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make a client that a fork will find."""
-        made = super().__new__(cls)
-        _live_clusters.add(made)
-        return made
 
     @staticmethod
     def _redis_execute_command(cluster: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
@@ -125,16 +149,19 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         return execute(cluster, node, *args, **kwargs)
 
     def _execute_command(self, target_node: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._redis_execute_command(self, target_node, *args, **kwargs)
+        if not is_any_in_force() or _redis_cluster._execute_command is not _redis_execute_command:
+            return super()._execute_command(target_node, *args, **kwargs)
+        return _execute_in_time(self, target_node, *args, **kwargs)
 
     @property
     def node_pools(self) -> NodePools:
         """The pools of the nodes, by the nodes' names ("host:port")."""
         return NodePools(self.nodes_manager)
 
-    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> Any:
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """Return a new pipeline, as redis-py's method does: a `cpool.ClusterPipeline`."""
-        return _make_pipeline(self, transaction, shard_hint)
+        made: ClusterPipeline = _make_pipeline(self, transaction, shard_hint)
+        return made
 
     def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:
         """Execute a command once per slot, at all nodes at once."""
@@ -143,7 +170,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         pipe = self.pipeline()
         for args in slots_to_args.values():
             pipe.execute_command(command, *args)
-        return pipe.execute()  # type: ignore[no-any-return]
+        return pipe.execute()
 
     # From the compiled call
 
@@ -171,14 +198,17 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def _should_reinitialized(self) -> bool:
         """Say whether redis-py is to refresh the topology before it goes on.
 
-        Not for a MOVED, unless `reinitialize_steps` is 1: the slot is known then. A refresh
-        for what else has changed runs beside, after so many that have told something new."""
+        Not for a MOVED that tells something new, unless `reinitialize_steps` is 1: the slot is
+        known then. A refresh for what else has changed runs beside, after so many of them."""
         error = sys.exc_info()[1]
         if not isinstance(error, MovedError) or self.reinitialize_steps == 1:
             return bool(super()._should_reinitialized())
         if self.nodes_manager.is_news(error):
             self.nodes_manager.count_news(self.reinitialize_steps)
-        return False
+            return False
+        # It was sent before the slot was known, or to what was one of its replicas.
+        reads_from_replicas = self.read_from_replicas or self.load_balancing_strategy is not None
+        return bool(reads_from_replicas and super()._should_reinitialized())
 
 
 def _route_by_table(upper: str, known: dict[str, Any]) -> _cluster.Route | None:
@@ -197,7 +227,10 @@ class ClusterPipeline(_redis_pipeline, RedisCluster):
     """A cluster pipeline: `redis.cluster.ClusterPipeline`, written to all nodes before any of
     them is read. Not thread-safe, as redis-py's."""
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+
+        def __enter__(self: _Cluster) -> _Cluster: ...
+    else:
         __init__ = with_names(
             original(_redis_pipeline, "__init__"), {"PipelineStrategy": PipelineStrategy}
         )
@@ -210,7 +243,7 @@ _make_pipeline = with_names(
 _cluster.set_originals(
     {
         **{
-            name: original(_redis_cluster, name)
+            name: frozenset({original(_redis_cluster, name)})
             for name in (
                 "_internal_execute_command",
                 "_determine_nodes",
@@ -222,7 +255,9 @@ _cluster.set_originals(
                 "_get_command_keys",
             )
         },
-        "_execute_command": vars(RedisCluster)["_execute_command"],
+        "_execute_command": frozenset(
+            {vars(RedisCluster)["_execute_command"], _redis_execute_command}
+        ),
     },
     {},
 )

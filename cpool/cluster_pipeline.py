@@ -5,14 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import redis.cluster
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import AskError, MaxConnectionsError, MovedError, RedisError
 
 from cpool import _cluster_pipeline
+from cpool.errors import DeadlineExceededError, PoolClosedError
+from cpool.originals import original
 
 __all__ = ["PipelineStrategy"]
 
 _redis_strategy = redis.cluster.PipelineStrategy  # the original, whoever replaces it
 _RETRIED = redis.cluster.ClusterPipeline.ERRORS_ALLOW_RETRY
+_ENDED_BY_NODES = redis.cluster.RedisCluster.ERRORS_ALLOW_RETRY
+_FINAL = (MaxConnectionsError, PoolClosedError, DeadlineExceededError)
+_cluster_pipeline.set_final(_FINAL)
+
+_ORIGINALS = {
+    name: original(_redis_strategy, name)
+    for name in (
+        "execute_command",
+        "pipeline_execute_command",
+        "send_cluster_commands",
+        "_send_cluster_commands",
+        "_determine_nodes",
+    )
+}
+
+
+def is_patched() -> bool:
+    """Tell whether somebody has replaced what this stands in for."""
+    return any(getattr(_redis_strategy, name) is not _ORIGINALS[name] for name in _ORIGINALS)
 
 
 class PipelineStrategy(_redis_strategy):
@@ -26,14 +47,42 @@ class PipelineStrategy(_redis_strategy):
 
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Keep a command for execute(), and return the pipeline."""
+        if is_patched():
+            return super().execute_command(*args, **kwargs)
         queue = self._command_queue
         queue.append(redis.cluster.PipelineCommand(args, kwargs, len(queue)))
         return self._pipe
 
+    def send_cluster_commands(
+        self, stack: list[Any], raise_on_error: bool = True, allow_redirections: bool = True
+    ) -> list[Any]:
+        """Send commands, all of them again as often as `retry` says if nodes fail; with the
+        safe policy only if none was sent. An exhausted pool is no failure of a node."""
+        if not stack or is_patched():
+            return super().send_cluster_commands(  # type: ignore[no-any-return]
+                stack, raise_on_error, allow_redirections
+            )
+        left = self._pipe.retry.get_retries()
+        while True:
+            try:
+                return self._send_cluster_commands(stack, raise_on_error, allow_redirections)
+            except _FINAL:
+                raise
+            except _ENDED_BY_NODES:
+                if not left or (self._is_safe() and any(c.result is not None for c in stack)):
+                    raise
+                left -= 1
+
+    def _is_safe(self) -> bool:
+        """Whether what may have run must not run again."""
+        clients = [node.redis_connection for node in self._pipe.get_nodes()]
+        pools = [client.connection_pool for client in clients if client is not None]
+        return any(getattr(pool, "retry_policy", None) == "safe" for pool in pools)
+
     def _send_cluster_commands(
         self, stack: list[Any], raise_on_error: bool = True, allow_redirections: bool = True
     ) -> list[Any]:
-        if not _cluster_pipeline.send_by_node(self._pipe, stack):
+        if is_patched() or not _cluster_pipeline.send_by_node(self._pipe, stack):
             return super()._send_cluster_commands(  # type: ignore[no-any-return]
                 stack, raise_on_error=raise_on_error, allow_redirections=allow_redirections
             )

@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any
 
 import redis.client
+import redis.cluster
 import redis.connection
 import redis.sentinel
 
@@ -24,7 +26,7 @@ from cpool.standin import standing_in
 
 __all__ = ["Change", "install", "replacements", "uninstall"]
 
-# Where redis-py defines a class, its name, and the name of ours that replaces it.
+# Where redis-py defines a class, its name, and the name in cpool of ours that replaces it.
 _TABLE = (
     (redis.client, "Redis", "Redis"),
     (redis.client, "Pipeline", "Pipeline"),
@@ -33,6 +35,9 @@ _TABLE = (
     (redis.connection, "Connection", "Connection"),
     (redis.connection, "SSLConnection", "SSLConnection"),
     (redis.connection, "UnixDomainSocketConnection", "UnixDomainSocketConnection"),
+    (redis.cluster, "RedisCluster", "RedisCluster"),
+    (redis.cluster, "ClusterPipeline", "ClusterPipeline"),
+    (redis.cluster, "NodesManager", "nodes.NodesManager"),
     (redis.sentinel, "SentinelConnectionPool", "SentinelConnectionPool"),
     (redis.sentinel, "SentinelManagedConnection", "SentinelManagedConnection"),
     (redis.sentinel, "SentinelManagedSSLConnection", "SentinelManagedSSLConnection"),
@@ -68,8 +73,8 @@ def install() -> None:
     """Let every redis-py client, pool, cluster and sentinel made from now on be cpool's.
 
     Replaced, by identity and whatever their name, are the classes of `redis`,
-    `redis.client`, `redis.connection` and `redis.sentinel` that cpool has one for, in
-    every imported module but redis.asyncio's: global names, class attributes, defaults
+    `redis.client`, `redis.cluster`, `redis.connection` and `redis.sentinel` that cpool has
+    one for, in every imported module but redis.asyncio's: global names, class attributes, defaults
     of functions and methods. Modules imported later get cpool's from redis-py's. So
     call it before clients are made; before or after the imports does not matter.
 
@@ -120,8 +125,7 @@ def uninstall() -> None:
 
 def replacements() -> dict[type, type]:
     """Return redis-py's classes and for each the one of cpool that replaces it."""
-    found = ((theirs, getattr(cpool, ours, None)) for theirs, ours in _REDIS_CLASSES)
-    return {theirs: ours for theirs, ours in found if ours is not None}
+    return {theirs: attrgetter(ours)(cpool) for theirs, ours in _REDIS_CLASSES}
 
 
 def _undo_in_new_modules_of_redis() -> None:

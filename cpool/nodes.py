@@ -7,6 +7,7 @@ for a connection of the nodes' pools nor closes any.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import weakref
@@ -17,6 +18,7 @@ from redis.exceptions import MovedError, RedisClusterException
 
 from cpool import _cluster
 from cpool._deadline import pause
+from cpool._pool import PoolBase
 from cpool.client import Redis
 from cpool.originals import original
 from cpool.pool import ConnectionPool
@@ -32,10 +34,13 @@ BACKGROUND_PAUSE_S = 1.0  # and those that nobody does
 _ASKING = {"max_connections": 1, "min_idle": 0, "max_connecting": None}
 
 _redis_manager = redis.cluster.NodesManager  # the original, whoever replaces it
+_CLIENT_TAKES = frozenset(inspect.signature(Redis.__init__).parameters)
 _redis_initialize = original(_redis_manager, "initialize")
 _create_node = with_names(original(_redis_manager, "create_redis_node"), {"Redis": Redis})
 
-_cluster.set_originals({}, {"get_node_from_slot": original(_redis_manager, "get_node_from_slot")})
+_cluster.set_originals(
+    {}, {"get_node_from_slot": frozenset({original(_redis_manager, "get_node_from_slot")})}
+)
 
 
 class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
@@ -53,8 +58,17 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         _live_managers.add(self)
         super().__init__(startup_nodes, from_url, **kwargs)
 
+    @property
+    def makes_our_pools(self) -> bool:
+        """Whether pools are cpool's, and take its options."""
+        made = getattr(self.connection_pool_class, "func", self.connection_pool_class)
+        return PoolBase in getattr(made, "__mro__", ())
+
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make the client of a node, and its pool, as redis-py's method does."""
+        # Options that a client does not take are its pool's: redis-py makes that first only
+        # for a URL.
+        self.from_url = self.from_url or not kwargs.keys() <= _CLIENT_TAKES
         return _create_node(self, host, port, **kwargs)
 
     def create_redis_connections(self, nodes: list[Any]) -> None:
@@ -141,6 +155,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         self._lock = threading.RLock()
         self._initialization_lock = threading.RLock()
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
+        self.read_load_balancer = redis.cluster.LoadBalancer()
 
 
 class _Refresh:
@@ -177,7 +192,9 @@ class _Refresh:
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make a client for this refresh only."""
-        client = self._manager.create_redis_node(host, port, **{**kwargs, **_ASKING})
+        if self._manager.makes_our_pools:
+            kwargs = {**kwargs, **_ASKING}
+        client = self._manager.create_redis_node(host, port, **kwargs)
         self._made.append(client)
         return client
 

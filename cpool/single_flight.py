@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,21 +16,39 @@ _log = logging.getLogger("cpool.cluster")
 
 
 class _Flight:
-    """One time the work is done, and what came of it."""
+    """One time the work is done, and what came of it. Under way from the beginning."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.pid = os.getpid()
-        self.landed = threading.Event()
+        self.is_done = False
         self.error: BaseException | None = None
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
+
+    def land(self) -> None:
+        """Let go on who waits. One call, which no interrupt can part."""
+        self._under_way.release()
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether nobody is doing the work any more."""
+        return self.is_done or not self._under_way.locked()
 
     @property
     def is_shared(self) -> bool:
         """Whether what came of it holds for others: an interrupt, or a deadline, is one's own."""
-        own = (DeadlineExceededError,)
-        return self.error is None or (
-            isinstance(self.error, Exception) and not isinstance(self.error, own)
-        )
+        if self.error is None:
+            return self.is_done
+        is_own = isinstance(self.error, DeadlineExceededError)
+        return isinstance(self.error, Exception) and not is_own
+
+    def wait(self) -> None:
+        """Wait until it has landed. Raises DeadlineExceededError if that takes too long."""
+        left_s = remaining_s()
+        if self._under_way.acquire(timeout=-1 if left_s is None else left_s):
+            self._under_way.release()
+        else:
+            pause(0.0)  # raises: the deadline has passed
 
 
 class SingleFlight:
@@ -45,60 +62,60 @@ class SingleFlight:
         self.background_pause_s = background_pause_s
         self.count: int = 0  # flights that have landed
         self._lock = threading.Lock()
-        self._flight: _Flight | None = None
-        self._is_starting = False  # a thread that will fly
+        self._flight: _Flight | None = None  # the last one
+        self._starter: threading.Thread | None = None  # of the last one in the background
         self._landed_s = float("-inf")
 
     @property
     def is_under_way(self) -> bool:
         """Whether the work is being done, or about to begin."""
-        return self._flight is not None
+        return self._flight is not None and not self._flight.has_landed
 
     def run(self, work: Callable[[], None]) -> None:
         """Do the work; where it is under way already, share what comes of that.
 
         A thread that asks again in the midst of its own flight does it by itself. Raises
         what the work raises, DeadlineExceededError if that takes too long for the caller."""
-        while True:
-            flight, is_ours = self._board()
-            if is_ours:
-                return self._fly(flight, work)
-            if flight.thread == threading.get_ident():
-                return work()
-            self._wait(flight)
-            if flight.is_shared:
-                if flight.error is not None:
-                    raise type(flight.error)(*flight.error.args) from flight.error
-                return None
+        ours = _Flight()
+        try:
+            while True:
+                flight = self._board(ours)
+                if flight is ours:
+                    return self._fly(ours, work)
+                if flight.thread == threading.get_ident():
+                    return work()
+                flight.wait()
+                if flight.is_shared:
+                    return _share(flight.error)
+        finally:
+            ours.land()
 
     def start(self, work: Callable[[], None]) -> None:
         """Let a thread of its own do the work, unless that is under way, or was done just now."""
         with self._lock:
+            is_starting = self._starter is not None and self._starter.is_alive()
             rested_s = time.monotonic() - self._landed_s
-            if self._is_starting or self._flight or rested_s < self.background_pause_s:
+            if is_starting or self.is_under_way or rested_s < self.background_pause_s:
                 return
-            self._is_starting = True
-        try:
-            threading.Thread(target=self._run_quietly, args=(work,), daemon=True).start()
-        except RuntimeError as error:  # there is no room for another thread
-            self._is_starting = False
-            _log.info("no topology refresh: %s", error)
+            args = (work,)
+            self._starter = threading.Thread(target=self._run_quietly, args=args, daemon=True)
+            try:
+                self._starter.start()
+            except RuntimeError as error:  # there is no room for another thread
+                _log.info("no topology refresh: %s", error)
 
     def _run_quietly(self, work: Callable[[], None]) -> None:
         try:
             self.run(work)
         except Exception as error:  # who can't be served will ask again, and be told
             _log.info("topology refresh failed: %s", type(error).__name__)
-        finally:
-            self._is_starting = False
 
-    def _board(self) -> tuple[_Flight, bool]:
-        """Give the flight that is under way, or a new one, the caller's to fly."""
+    def _board(self, ours: _Flight) -> _Flight:
+        """Give the flight that is under way; ours, if there is none."""
         with self._lock:
-            if self._flight is not None:
-                return self._flight, False
-            self._flight = _Flight()
-            return self._flight, True
+            if self._flight is None or self._flight.has_landed:
+                self._flight = ours
+            return self._flight
 
     def _fly(self, flight: _Flight, work: Callable[[], None]) -> None:
         try:
@@ -110,13 +127,12 @@ class SingleFlight:
             flight.error = error
             raise
         finally:
-            with self._lock:
-                self._flight = None
-                self._landed_s = time.monotonic()
-                self.count += 1
-            flight.landed.set()
+            self._landed_s = time.monotonic()
+            self.count += 1
+            flight.is_done = True
 
-    def _wait(self, flight: _Flight) -> None:
-        left_s = remaining_s()
-        if not flight.landed.wait(None if left_s is None else max(left_s, 0.0)):
-            pause(0.0)  # raises: the deadline has passed
+
+def _share(error: BaseException | None) -> None:
+    """Raise an error that another thread has met, as one of this thread's."""
+    if error is not None:
+        raise type(error)(*error.args) from error

@@ -7,6 +7,7 @@ import redis
 
 import cpool
 from cpool import arguments
+from cpool.cluster import _FOR_NODES
 from tests.support.signatures import keywords_of, redis_py_is_the_newest
 
 LIMITS = {"max_bulk_bytes", "max_nesting_depth"}
@@ -71,3 +72,25 @@ def test_from_url_takes_what_a_pool_takes(cls: type) -> None:
         arguments.PoolArguments.__annotations__.keys()
         < arguments.UrlArguments.__annotations__.keys()
     )
+
+
+# What pools set themselves for their connections.
+OF_NO_CALLER = {
+    *("maint_notifications_pool_handler", "maintenance_state", "maintenance_notification_hash"),
+    *("orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout"),
+    "himport_registry",
+}
+
+
+def test_a_cluster_takes_what_redis_pys_takes_and_what_reaches_its_nodes() -> None:
+    names = set(arguments.RedisClusterArguments.__annotations__)
+    expected = set(keywords_of(redis.RedisCluster)) | _FOR_NODES - OF_NO_CALLER
+    assert expected <= names
+    if redis_py_is_the_newest():
+        assert names == expected | {"connection_class", "connection_pool_class"}
+
+
+def test_a_subclass_can_hand_on_every_argument_of_a_cluster() -> None:
+    besides = arguments.ClusterArguments.__annotations__.keys()
+    all_of_them = arguments.RedisClusterArguments.__annotations__.keys()
+    assert all_of_them - besides == {"host", "port", "startup_nodes", "url"}

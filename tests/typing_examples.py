@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, LoadBalancingStrategy
 from redis.connection import Connection
 from redis.exceptions import MaxConnectionsError
 from redis.retry import Retry
@@ -13,7 +14,7 @@ from redis.sentinel import Sentinel
 from typing_extensions import Unpack, assert_type
 
 import cpool
-from cpool.arguments import RedisArguments
+from cpool.arguments import RedisArguments, RedisClusterArguments
 from cpool.tools.doctor import Diagnosis, examine
 
 # Pools
@@ -95,6 +96,34 @@ TenantClient("a", host="localhost", port=6379, db=1, password="secret", socket_t
 assert_type(TenantClient("a", health_check_interval=30).client(), TenantClient)
 assert_type(TenantClient.from_url("redis://localhost"), TenantClient)
 
+# Clusters
+
+cluster = cpool.RedisCluster("localhost", 7000, max_connections=8, timeout=1, order="fifo")
+cpool.RedisCluster(startup_nodes=[ClusterNode("localhost", 7000)], require_full_coverage=False)
+cpool.RedisCluster(url="redis://localhost:7000", retry=Retry(NoBackoff(), 3), ssl=True)
+cpool.RedisCluster("localhost", load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN)
+redis.RedisCluster.from_url("redis://localhost", connection_pool_class=cpool.ConnectionPool)
+cluster_of_redis_py: redis.RedisCluster = cluster
+assert_type(cpool.RedisCluster.from_url("redis://h", retry_policy="safe"), cpool.RedisCluster)
+assert_type(cluster.pipeline(), cpool.ClusterPipeline)
+with cpool.RedisCluster("localhost") as entered_cluster, cluster.pipeline() as cluster_pipe:
+    assert_type(entered_cluster, cpool.RedisCluster)
+    assert_type(cluster_pipe, cpool.ClusterPipeline)
+assert_type(cluster.node_pools, cpool.NodePools)
+assert_type(cluster.node_pools.stats(), cpool.ClusterStats)
+assert_type(cluster.node_pools.stats().total, cpool.PoolStats)
+assert_type(cluster.node_pools.slots(), dict[str, list[tuple[int, int]]])
+
+
+class TenantCluster(cpool.RedisCluster):
+    """A subclass, which hands its arguments on and keeps their names for the editor."""
+
+    def __init__(self, tenant: str, **kwargs: Unpack[RedisClusterArguments]) -> None:
+        super().__init__(**kwargs)
+
+
+TenantCluster("a", host="localhost", port=7000, reinitialize_steps=1, min_idle=2)
+
 # The switch
 
 assert_type(cpool.fast_path.stats().taken, int)
@@ -120,4 +149,9 @@ cpool.Redis(timeout="1")  # type: ignore[arg-type]
 cpool.Redis.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
 cpool.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
 TenantClient("a", hots="localhost")  # type: ignore[call-arg]
+cpool.RedisCluster(max_conections=3)  # type: ignore[call-arg]
+cpool.RedisCluster(timeout="1")  # type: ignore[arg-type]
+cpool.RedisCluster(db=1)  # type: ignore[call-arg]
+cpool.RedisCluster.from_url("redis://localhost", max_conections=3)  # type: ignore[call-arg]
+TenantCluster("a", hots="localhost")  # type: ignore[call-arg]
 r.no_such_command()  # type: ignore[attr-defined]

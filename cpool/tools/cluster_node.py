@@ -27,11 +27,6 @@ class SlotRange:
     master: str
     replicas: tuple[str, ...]
 
-    @property
-    def all(self) -> range:
-        """The slots."""
-        return range(self.first, self.last + 1)
-
 
 class Node:
     """A server of a cluster: its process, and a client that talks to it alone.

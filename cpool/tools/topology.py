@@ -212,12 +212,13 @@ class ClusterTopology:
             raise ValueError(f"lost must have been killed, but {lost} is running")
         self.wait_serving(timeout_s)
 
-    def restart(self, node: Node) -> None:
-        """Start a killed node again, without its data; return when it is a part of the whole.
+    def restart(self, *nodes: Node) -> None:
+        """Start killed nodes again, without their data; return when the cluster is whole.
 
-        It follows the master that took its place; if none did, it is a master as before.
+        A master follows the replica that took its place; if none did, it is one as before.
         """
-        node.server.restart()
+        for node in nodes:
+            node.server.restart()
         self.wait_complete()
 
     def add_node(self, master: Node | None = None) -> Node:
@@ -304,11 +305,9 @@ class ClusterTopology:
 
         With the option cluster-require-full-coverage "no" only for keys of these slots.
         """
-        taken = {slot: self._node(held.master) for held in self.slots() for slot in held.all}
-        taken = {slot: taken[slot] for slot in slots}
+        taken = {slot: self.owner(slot) for slot in slots}
         self._down.update(taken)
-        # Again, if need be: who has not heard of it yet tells the others that it has them.
-        self._wait(lambda: self._take_from_all(set(taken)))
+        self._wait(lambda: self._take_where_held(set(taken)))
 
     def restore_slots(self) -> None:
         """Give the slots that were taken down back to their masters."""
@@ -320,14 +319,15 @@ class ClusterTopology:
         self._down.clear()
         self.wait_serving()
 
-    def _take_from_all(self, slots: set[int]) -> str:
-        """Take slots from the nodes that think that anybody has them, and name those."""
-        still = []
+    def _take_where_held(self, slots: set[int]) -> str:
+        """Say where slots had to be taken: a message under way may give them back to a node."""
+        problem = ""
         for node in self.living:
-            if held := slots.intersection(slot for one in node.slots() for slot in one.all):
-                node.call("CLUSTER", "DELSLOTS", *held)
-                still.append(f"{node} had {len(held)} of the slots")
-        return ", ".join(still)
+            ranges = [range(held.first, held.last + 1) for held in node.slots()]
+            if left := {slot for slot in slots for held in ranges if slot in held}:
+                node.call("CLUSTER", "DELSLOTS", *left)
+                problem = f"{node} still had the slots {sorted(left)}"
+        return problem
 
     # -- starting ---------------------------------------------------------------------------
 

@@ -24,7 +24,11 @@ cdef class Route:
 cdef class Routes:
     """What is known of commands, shared by a client and its pipelines."""
     cdef dict known             # name -> Route; None: redis-py has to find out where to
-    cdef dict flags             # the command_flags it was found with
+    # What it was found with:
+    cdef dict flags             # command_flags
+    cdef dict results           # result_callbacks
+    cdef object parser          # commands_parser
+    cdef object resolver        # _policy_resolver, since redis-py 7.1
 
 
 cdef class ManagerBase:
@@ -45,7 +49,7 @@ cdef class ClusterBase:
     cdef cp_gate gate           # CLUSTER_EXECUTE
     cdef bint patched           # a method was replaced on this instance
     cdef Routes routes          # None: to be found, command_flags may be others
-    cdef uint64_t flags_version
+    cdef uint64_t flags_version, results_version
     # What __setattr__ has last stored under redis-py's names:
     cdef object manager         # nodes_manager
     cdef object callbacks       # cluster_response_callbacks

@@ -17,7 +17,7 @@ from cpool._client cimport (
 )
 from cpool._conn cimport ConnBase
 from cpool._gates cimport (
-    BEHIND, FRONT, NOWHERE, OWN, Gates, dict_version, gates_of, generic_delattr, is_patched,
+    BEHIND, EVERY, FRONT, NOWHERE, OWN, Gates, dict_version, gates_of, generic_delattr, is_patched,
     watch_dict,
 )
 from cpool._pool cimport PoolBase
@@ -47,10 +47,9 @@ cdef object OBSERVED_MANAGER = frozenset(("get_node_from_slot",))
 
 def set_originals(functions, manager_functions):
     """Tell which functions of redis-py's cluster client, and of its manager of nodes, the
-    core may stand in for, by name."""
-    GATES.originals.update({name: frozenset((f,)) for name, f in functions.items()})
-    MANAGER_GATES.originals.update(
-        {name: frozenset((f,)) for name, f in manager_functions.items()})
+    core may stand in for: name -> functions."""
+    GATES.originals.update(functions)
+    MANAGER_GATES.originals.update(manager_functions)
 
 
 @cython.final
@@ -141,28 +140,34 @@ cdef class ClusterBase:
                 or (gates_of(GATES, self, &self.gate) & CLUSTER_EXECUTE) == 0:
             return False
         if self.routes is not None and self.flags_version != 0 \
-                and self.flags_version == dict_version(<dict>self.flags):
+                and self.flags_version == dict_version(<dict>self.flags) \
+                and self.results_version == dict_version(<dict>self.results):
             return True
         return self.is_whole() and self.find_routes()
 
     cdef bint is_whole(self) noexcept:
         """Whether all that is mirrored was set (it is not on a copy, or half way in __init__)."""
         return type(self.flags) is dict and self.callbacks is not NEVER_SET \
-            and self.results is not NEVER_SET and self.encoder is not NEVER_SET \
+            and isinstance(self.results, dict) and self.encoder is not NEVER_SET \
             and self.from_replicas is not NEVER_SET and self.strategy is not NEVER_SET \
             and self.parser is not NEVER_SET
 
     cdef bint find_routes(self) except -1:
-        """Take the routes of this cluster, if they were found with the same flags."""
-        cdef dict flags = <dict>self.flags
+        """Take the routes of this cluster, if they were found with the same tables."""
+        cdef dict flags = <dict>self.flags, results = <dict>self.results
         cdef Routes shared = (<ManagerBase>self.manager).routes
+        cdef object resolver = getattr(self, "_policy_resolver", None)
         watch_dict(flags)
+        watch_dict(results)
         self.flags_version = dict_version(flags)
-        if shared.flags is None:
-            shared.flags = flags.copy()
-        elif shared.flags != flags:
+        self.results_version = dict_version(results)
+        if shared.flags is not None and not (
+                shared.parser is self.parser and shared.resolver is resolver
+                and shared.flags == flags and shared.results == results):
             shared = Routes()
-            shared.flags = flags.copy()
+        if shared.flags is None:
+            shared.flags, shared.results = flags.copy(), dict(results)
+            shared.parser, shared.resolver = self.parser, resolver
         self.routes = shared
         return True
 
@@ -357,7 +362,8 @@ execute_command = cp_method(
     <void *>execute_command_of)
 
 cdef Gates GATES = Gates(ClusterBase, (
-    (CLUSTER_EXECUTE, tuple(OBSERVED), FRONT),
+    (CLUSTER_EXECUTE, tuple(OBSERVED - {"_execute_command"}), FRONT),
+    (CLUSTER_EXECUTE, ("_execute_command",), EVERY),
     (CLUSTER_EXECUTE, ("_internal_execute_command",), BEHIND),
     (CLUSTER_EXECUTE, ("__setattr__", "__delattr__"), OWN),
     (CLUSTER_EXECUTE, ("__getattribute__",), FRONT),

@@ -14,7 +14,7 @@ cdef class Share:
     cdef Batch batch            # their exchange
 
     cdef int checkout(self) except -1
-    cdef int make_batch(self) except -1
+    cdef bint make_batch(self) except -1
     cdef int give_back(self) except -1
     cdef int tell_results(self) except -1
     cdef object result_of(self, object command, object reply)

@@ -21,6 +21,16 @@ cdef extern from "Python.h":
     bint PyExceptionInstance_Check(object o)
 
 
+# Errors of a checkout that say nothing of the node, set by cpool.cluster_pipeline.
+cdef object FINAL = ()
+
+
+def set_final(errors):
+    """Tell the errors of a checkout that the caller of a pipeline is to get."""
+    global FINAL
+    FINAL = errors
+
+
 @cython.final
 cdef class Share:
     cdef int checkout(self) except -1:
@@ -34,7 +44,8 @@ cdef class Share:
         self.connection = connection
         return bulk_refusal(<ConnBase>connection) if why == TAKEN else why
 
-    cdef int make_batch(self) except -1:
+    cdef bint make_batch(self) except -1:
+        """False: another thread has closed the connection meanwhile."""
         cdef Batch batch = Batch.__new__(Batch)
         batch.connection = <ConnBase>self.connection
         batch.session = batch.connection.session
@@ -44,7 +55,7 @@ cdef class Share:
         for command in self.commands:
             batch.requests.append(command.args)
         self.batch = batch
-        return 0
+        return batch.session is not None and batch.parser is not None
 
     cdef int give_back(self) except -1:
         connection, self.connection = self.connection, None
@@ -132,7 +143,8 @@ cdef int send(list shares) except -1:
         if why != TAKEN:
             return why
         for share in shares:
-            share.make_batch()
+            if not share.make_batch():
+                return CONNECTION
             share.batch.prepare()  # its errors come before anything is sent
         for share in shares:
             share.batch.begin()
@@ -165,6 +177,8 @@ cdef int checkout_all(list shares) except -1:
     for share in shares:
         try:
             why = share.checkout()
+        except FINAL:
+            raise  # no fault of the node's
         except Exception:
             return CONNECTION  # redis-py meets it as well, and knows what to do
         if why != TAKEN:

@@ -146,7 +146,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("acl_getuser", ("nobody",), {}),
     ("memory_usage", ("missing",), {}),
     ("latency_history", ("nothing",), {}),
-    ("slowlog_len", (), {}),
+    ("slowlog_reset", (), {}),  # its length depends on how busy the machine is
     ("module_list", (), {}),
     ("function_list", (), {}),
     ("pubsub_numsub", ("a",), {}),

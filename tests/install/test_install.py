@@ -11,17 +11,18 @@ import threading
 import types
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import redis
 import redis.asyncio
+import redis.cluster
 import redis.sentinel
-from redis.cluster import NodesManager
 
 import cpool
 from cpool import installation as install_module
+from cpool.nodes import NodesManager
 from cpool.standin import StandIn, standing_in
+from cpool.tools.topology import ClusterTopology
 
 REPLACED = install_module.replacements()
 
@@ -29,6 +30,7 @@ REPLACED = install_module.replacements()
 WAS = types.SimpleNamespace(
     Redis=redis.Redis,
     Pipeline=redis.client.Pipeline,
+    ClusterPipeline=redis.cluster.ClusterPipeline,
     ConnectionPool=redis.ConnectionPool,
     Connection=redis.Connection,
     SSLConnection=redis.SSLConnection,
@@ -147,13 +149,41 @@ def test_a_sentinel_and_its_clients_are_ours(installed: None) -> None:
     assert kinds_of(tls)[2] is cpool.SentinelManagedSSLConnection
 
 
-def test_a_clusters_nodes_are_ours(installed: None) -> None:
-    """A NodesManager without its constructor, which would ask a server."""
-    parameters = inspect.signature(NodesManager).parameters
-    assert parameters["connection_pool_class"].default is cpool.ConnectionPool
-    manager = Mock(from_url=False, _cache=None, himport_registry=None)
-    node = NodesManager.create_redis_node(manager, "localhost", 7000)
-    assert kinds_of(node) == OURS
+def test_a_cluster_its_pipelines_and_its_nodes_are_ours(
+    installed: None, fresh_cluster: ClusterTopology
+) -> None:
+    host, port = fresh_cluster.startup[0]
+    with redis.RedisCluster(host, port, timeout=1.5) as cluster:
+        made = (type(cluster), type(cluster.nodes_manager), type(cluster.pipeline()))
+        assert made == (cpool.RedisCluster, NodesManager, cpool.ClusterPipeline)
+        assert {kinds_of(node.redis_connection) for node in cluster.get_nodes()} == {OURS}
+        assert {pool.timeout for pool in cluster.node_pools.values()} == {1.5}
+        cpool.fast_path.reset_stats()
+        assert cluster.set("a", "1") and cluster.get("a") == b"1"
+        assert cpool.fast_path.stats().taken == 2
+
+
+def test_a_cluster_class_derived_before_gets_our_nodes(fresh_cluster: ClusterTopology) -> None:
+    class Derived(redis.RedisCluster):
+        pass
+
+    cpool.install()
+    host, port = fresh_cluster.startup[0]
+    with Derived(host, port) as cluster:
+        assert type(cluster.nodes_manager) is NodesManager
+        assert {kinds_of(node.redis_connection) for node in cluster.get_nodes()} == {OURS}
+        assert cluster.set("a", "1") and cluster.get("a") == b"1"
+        assert cluster.pipeline().get("a").get("b").execute() == [b"1", None]
+
+
+def test_a_clusters_pipelines_are_known_and_its_scripts_run(
+    installed: None, fresh_cluster: ClusterTopology
+) -> None:
+    host, port = fresh_cluster.startup[0]
+    with redis.RedisCluster(host, port) as cluster:
+        assert isinstance(cluster.pipeline(), WAS.ClusterPipeline)
+        script = cluster.register_script("return ARGV[1]")
+        assert script(keys=["a"], args=["x"]) == b"x"
 
 
 def test_asyncio_stays_redis_pys(installed: None) -> None:

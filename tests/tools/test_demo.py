@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +15,14 @@ import redis
 
 from cpool.__main__ import main
 from cpool.tools import servers
-from cpool.tools.demo import command, report, workload
-from cpool.tools.demo.crash import Crash, Recovery, lost_slots
+from cpool.tools.demo import report, setups, workload
+from cpool.tools.demo.crash import INTERRUPTIONS, Crash, Persistent, Recovery, lost_slots
+from cpool.tools.demo.outages import Restart
 from cpool.tools.demo.report import Report
 from cpool.tools.demo.workload import Round, Tally
 from cpool.tools.servers import EmbeddedServer
-from cpool.tools.sides import CLIENT, CPOOL, NO_POOL, REDIS_PY
+from cpool.tools.sides import CLIENT, CPOOL, NO_POOL, REDIS_PY, SIDES
+from cpool.tools.topology import ClusterTopology
 from tests.support.servers import ACLServer, StartServer
 
 QUICK = ("demo", "--plain", "--seconds", "0.3", "--threads", "3")
@@ -54,9 +57,14 @@ def a_report(**changes: Any) -> Report:
         CLIENT: [a_round(600), a_round(800), a_round(900)],
     }
     rounds.update(changes)
-    recovery = Recovery(4, 2, 0.3, 0.31, 0.32, 0, "open=1", a_round(50), [])
+    recovery = Recovery("server killed", 4, 2, 0.3, 0.31, 0.32, 0, "open=1", a_round(50), [])
     results = {(side, 1): of_side for side, of_side in rounds.items()}
-    return Report("a title", 1, results, {CPOOL: recovery})
+    return Report("a title", SIDES, 1, results, {CPOOL: recovery})
+
+
+def crash(server: EmbeddedServer, pool: redis.ConnectionPool, threads: int) -> Crash:
+    """Prepare the restart of a server under the load of a client on `pool`."""
+    return Crash(Restart(server), redis.Redis(connection_pool=pool), lambda: [pool], threads)
 
 
 # -- the whole command ------------------------------------------------------------------
@@ -88,6 +96,36 @@ def test_a_server_given_by_url_is_left_as_it_was(
     assert "not killed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_demo_runs_on_a_cluster_and_survives_a_failover(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    assert main([*QUICK, "--cluster"]) == 0
+    shown = capsys.readouterr()
+    assert "in a cluster of 6" in shown.out and "All results agree" in shown.out
+    rows = {line.split("  ")[0].strip(): line.split() for line in shown.out.splitlines()}
+    assert rows[CPOOL][-1] == rows[REDIS_PY][-1]
+    assert rows[CPOOL][-2] == rows[REDIS_PY][-2] == "0", "slots lost"
+    assert "its replica promoted" in shown.out and "in_use=0" in shown.out
+
+
+def test_a_cluster_given_by_url_is_left_as_it_was(
+    fresh_cluster: ClusterTopology, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--cluster", "--url", fresh_cluster.url]) == 0
+    assert [node.call("DBSIZE") for node in fresh_cluster.masters] == [0, 0, 0]
+    assert all(node.is_alive for node in fresh_cluster.nodes)
+    assert "not killed" in capsys.readouterr().out
+
+
+def test_a_server_that_is_no_cluster_ends_in_status_2(
+    fresh_db: EmbeddedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--cluster", "--url", fresh_db.url]) == 2
+    assert "Cluster mode is not enabled" in capsys.readouterr().err
+
+
 def test_a_password_in_the_url_is_not_shown(
     acl_server: ACLServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,13 +139,13 @@ def test_wrong_replies_end_in_status_1(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make = command.make_pool
+    make = setups.make_pool
 
     def make_wrong(side: str, url: str, max_connections: int) -> Any:
         url += "?decode_responses=yes" if side == CPOOL else ""
         return make(side, url, max_connections)
 
-    monkeypatch.setattr(command, "make_pool", make_wrong)
+    monkeypatch.setattr(setups, "make_pool", make_wrong)
     assert main([*QUICK, "--url", fresh_db.url]) == 1
     shown = capsys.readouterr().out
     assert "RESULTS DISAGREE" in shown and "All results agree" not in shown
@@ -196,7 +234,7 @@ def test_a_slot_lost_in_the_crash_is_a_problem(
     server = start_server()
     pool = add_pool(redis.ConnectionPool.from_url(server.url, max_connections=3))
     kept = pool.get_connection()
-    seen = Crash(server, pool, 2).run()
+    seen = crash(server, pool, 2).run()
     pool.release(kept)
     assert seen.lost_slots == 1
     assert "1 slots were lost" in seen.problems
@@ -207,11 +245,26 @@ def test_a_pool_without_a_fault_comes_through_the_crash(
 ) -> None:
     server = start_server()
     pool = add_pool(redis.ConnectionPool.from_url(server.url, max_connections=4))
-    seen = Crash(server, pool, 4).run()
+    seen = crash(server, pool, 4).run()
     assert seen.problems == [] and seen.lost_slots == 0
     assert seen.failed >= seen.retried >= 1
     assert 0 < seen.first_s <= seen.all_s
     assert seen.after.counted == seen.after.counter > 0
+
+
+def test_a_command_that_fails_is_counted_and_sent_again() -> None:
+    errors = [error("lost") for error in INTERRUPTIONS]
+
+    class Client:
+        def get(self, key: str) -> str:
+            if errors:
+                raise errors.pop()
+            return key
+
+    tally = Tally()
+    client = Persistent(Client(), tally, threading.Event())
+    assert client.get("key") == client.get("key") == "key"
+    assert (tally.failed, tally.retried) == (len(INTERRUPTIONS), 1)
 
 
 def test_ratios_are_medians_of_rounds_side_by_side() -> None:

@@ -445,7 +445,8 @@ def test_for_a_client_of_a_clusters_node_the_fix_is_install(pool_class: Any, id:
     subject = Subject.of(redis.Redis(connection_pool=pool))
     server = a_server(info={"redis_mode": "cluster"})
     diagnosis = findings_of(a_process(), subject=subject, server=server)
-    assert "cpool.install() before the RedisCluster" in found(diagnosis, id).fix
+    fix = found(diagnosis, id).fix
+    assert "cpool.RedisCluster" in fix and "cpool.install() before the RedisCluster" in fix
     assert "server-is-cluster-node" not in ids(diagnosis)
 
 

@@ -146,6 +146,7 @@ def test_slots_that_are_taken_down_answer_clusterdown_until_they_are_restored(
 # -- nodes that come and go -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_master_is_replaced_and_comes_back_as_a_replica(
     start_cluster: StartCluster,
 ) -> None:
@@ -160,6 +161,19 @@ def test_a_killed_master_is_replaced_and_comes_back_as_a_replica(
     assert lost.role == "replica" and cluster.replicas_of(heir) == [lost]
 
 
+@pytest.mark.slow
+def test_a_cluster_of_which_nothing_is_left_can_be_restarted(start_cluster: StartCluster) -> None:
+    cluster = start_cluster(masters=2, replicas=0)
+    masters = cluster.masters
+    cluster.kill_master(1)
+    cluster.kill_master(0)
+    with pytest.raises(TopologyError, match="No node .* is running"):
+        cluster.wait_serving(timeout_s=0)
+    cluster.restart(*masters)
+    assert cluster.masters == masters
+
+
+@pytest.mark.slow
 def test_a_node_is_added_gets_a_slot_and_is_forgotten(start_cluster: StartCluster) -> None:
     cluster = start_cluster(masters=2, replicas=0)
     first, second = cluster.masters

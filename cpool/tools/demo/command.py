@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -19,68 +20,33 @@ from urllib.parse import urlsplit
 
 import redis
 
-from cpool.tools.demo.crash import Crash
+from cpool.tools.demo.crash import Crash, Recovery
 from cpool.tools.demo.report import Report, Results, print_plain, print_rich
+from cpool.tools.demo.setups import NODE_TIMEOUT_MS, Cluster, Setup, Standalone
 from cpool.tools.demo.workload import measure
 from cpool.tools.machine import server_name
 from cpool.tools.progress import Step, progress
 from cpool.tools.servers import INSTALL_HINT, EmbeddedServer, ServerError, find_server
-from cpool.tools.sides import (
-    CLIENT,
-    CPOOL,
-    NO_POOL,
-    REDIS_PY,
-    SIDES,
-    client_class,
-    threads_text,
-)
+from cpool.tools.sides import NO_POOL, REDIS_PY, threads_text
+from cpool.tools.topology import ClusterTopology
 
 ROUNDS = 5
-POOLED = (REDIS_PY, CPOOL, CLIENT)
 DEFAULT_THREADS = 32
 MOST_THREADS = 500
 DEFAULT_SECONDS = 8.0
-SOCKET_TIMEOUT_S = 5.0
 
 
-class NoPool(redis.ConnectionPool):
-    """Open a connection for each command and close it afterwards."""
-
-    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """Return a new, connected connection."""
-        connection = self.connection_class(**self.connection_kwargs)
-        connection.connect()
-        return connection
-
-    def release(self, connection: Any) -> None:
-        """Close the connection."""
-        connection.disconnect()
-
-
-def make_pool(side: str, url: str, max_connections: int) -> Any:
-    """Make the pool of one side; only its class differs, and the client's."""
-    import cpool
-
-    theirs = {NO_POOL: NoPool, REDIS_PY: redis.ConnectionPool}
-    return theirs.get(side, cpool.ConnectionPool).from_url(
-        url,
-        max_connections=max_connections,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-    )
-
-
-def compare(pools: dict[str, Any], threads: int, seconds: float, step: Step) -> Results:
+def compare(clients: dict[str, Any], threads: int, seconds: float, step: Step) -> Results:
     """Measure every side in interleaved rounds: on one thread, then on `threads`.
 
     Without a pool only the first and the last round are run: it is that slow.
     """
     settings = sorted({1, threads})
-    slice_s = seconds / (len(settings) * (len(POOLED) * ROUNDS + 1))
-    clients = {side: client_class(side)(connection_pool=pool) for side, pool in pools.items()}
-    results: Results = {(side, n): [] for side in pools for n in settings}
+    pooled = [side for side in clients if side != NO_POOL]
+    slice_s = seconds / (len(settings) * (len(pooled) * ROUNDS + 1))
+    results: Results = {(side, n): [] for side in clients for n in settings}
     for n in settings:
-        for side in POOLED:
+        for side in pooled:
             measure(clients[side], n, slice_s / 10)  # opens the connections
         for i in range(ROUNDS):
             step(f"{threads_text(n)}, round {i + 1} of {ROUNDS}")
@@ -100,6 +66,9 @@ def add_parser(commands: Any) -> None:
         description="Run the same verified work on redis-py's and on cpool's pools and clients.",
     )
     parser.add_argument("--url", help="use this server (never killed); default: start one")
+    parser.add_argument(
+        "--cluster", action="store_true", help="do it on a cluster; kill a master and fail over"
+    )
     parser.add_argument("--threads", type=_thread_count, default=DEFAULT_THREADS)
     parser.add_argument(
         "--seconds", type=_duration_s, default=DEFAULT_SECONDS, help="time for measuring"
@@ -130,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         plain = True
     try:
         report = _report(arguments, plain)
-    except (ServerError, redis.RedisError) as error:
+    except (ServerError, redis.RedisError, redis.exceptions.RedisClusterException) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     (print_plain if plain else print_rich)(report)
@@ -139,42 +108,62 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace, plain: bool) -> Report:
     with contextlib.ExitStack() as stack:
-        choice = find_server(arguments.url)
-        server = None
-        if choice.binary is not None:
-            server = stack.enter_context(EmbeddedServer(choice.binary.path))
+        setup, where = _set_up(arguments, stack)
+        stack.callback(setup.close)
+        title = _title(setup, where)
+        steps = 2 * ROUNDS + len(_pooled(setup))
+        step = stack.enter_context(progress(plain, total=steps))
+        results = compare(setup.clients, arguments.threads, arguments.seconds, step)
+        recoveries = _interrupt(setup, arguments.threads, step)
+        return Report(title, setup.sides, arguments.threads, results, recoveries)
+
+
+def _set_up(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Setup, str]:
+    """Return the clients to compare, and where their server is."""
+    choice = find_server(arguments.url)
+    binary = choice.binary.path if choice.binary else None
+    threads = arguments.threads
+    setup: Setup
+    if arguments.cluster:
+        topology = None
+        if binary:
+            topology = ClusterTopology(binary=binary, node_timeout_ms=NODE_TIMEOUT_MS)
+            stack.enter_context(topology)
+        url = choice.url or (topology.url if topology else "")
+        setup = Cluster(url, threads, topology)
+    else:
+        server = stack.enter_context(EmbeddedServer(binary)) if binary else None
         url = choice.url or (server.url if server else "")
-        pools = _make_pools(url, arguments.threads)
-        for pool in pools.values():
-            stack.callback(pool.disconnect)
-        title = _title(pools[REDIS_PY], url, choice.source)
-        step = stack.enter_context(progress(plain, total=2 * ROUNDS + len(POOLED)))
-        results = compare(pools, arguments.threads, arguments.seconds, step)
-        recoveries = {}
-        if server is not None:
-            for side in POOLED:
-                step(f"SIGKILL and restart of the server under {side}")
-                base, pool = client_class(side), pools[side]
-                recoveries[side] = Crash(server, pool, arguments.threads, base).run()
-        return Report(title, arguments.threads, results, recoveries)
+        setup = Standalone(url, threads, server)
+    return setup, f"{urlsplit(url).hostname or 'unix socket'} ({choice.source})"
 
 
-def _make_pools(url: str, threads: int) -> dict[str, Any]:
-    try:
-        return {side: make_pool(side, url, threads) for side in SIDES}
-    except ValueError as error:
-        raise ServerError(f"not a usable URL: {error}") from error
+def _interrupt(setup: Setup, threads: int, step: Step) -> dict[str, Recovery]:
+    recoveries: dict[str, Recovery] = {}
+    outage = setup.outage()
+    if outage is None:
+        return recoveries
+    for side in _pooled(setup):
+        step(f"{outage.doing} under {side}")
+        pools = functools.partial(setup.pools, side)
+        recoveries[side] = Crash(outage, setup.clients[side], pools, threads).run()
+    return recoveries
 
 
-def _title(pool: Any, url: str, source: str) -> str:
+def _pooled(setup: Setup) -> list[str]:
+    return [side for side in setup.sides if side != NO_POOL]
+
+
+def _title(setup: Setup, where: str) -> str:
     import cpool
 
-    server = server_name(redis.Redis(connection_pool=pool).info("server"))
-    host = urlsplit(url).hostname or "unix socket"
+    server = server_name(setup.clients[REDIS_PY].info("server"))
+    nodes = len(setup.pools(REDIS_PY))
+    cluster = f" in a cluster of {nodes}" if nodes > 1 else ""
     return (
-        f"{server} at {host} ({source}); redis-py {redis.__version__} with"
-        f" {_parser_name(pool)}; cpool {cpool.__version__}; Python {platform.python_version()};"
-        f" {os.cpu_count()} CPUs"
+        f"{server}{cluster} at {where}; redis-py {redis.__version__} with"
+        f" {_parser_name(setup.pools(REDIS_PY)[0])}; cpool {cpool.__version__};"
+        f" Python {platform.python_version()}; {os.cpu_count()} CPUs"
     )
 
 

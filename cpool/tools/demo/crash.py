@@ -1,8 +1,9 @@
-"""Kill a server under load and see how a pool recovers."""
+"""Interrupt servers under load and see how pools recover."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -11,20 +12,28 @@ from typing import Any
 
 import redis
 
+from cpool.tools.demo.outages import Outage
 from cpool.tools.demo.workload import Round, Tally, expected_batch, measure, run_batch, run_threads
-from cpool.tools.servers import EmbeddedServer
 
 RECOVERY_TIMEOUT_S = 5.0
 RETRY_PAUSE_S = 0.005
 LOAD_BEFORE_KILL_S = 0.3
-DOWN_S = 0.3
+PREFIX = "cpool-demo:crash"
+# A cluster's client has exceptions of its own for a node that it has lost.
+INTERRUPTIONS = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.RedisClusterException,
+)
 BEFORE, DOWN, AFTER = range(3)
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a pool came through a killed and restarted server; times count from the kill."""
+    """How a client came through an outage; times count from the kill."""
 
+    outage: str
     failed: int
     retried: int
     down_s: float
@@ -36,47 +45,45 @@ class Recovery:
     problems: list[str]
 
 
-class Persistence:
-    """Makes a client try a command again until it succeeds, and counts what failed."""
+class Persistent:
+    """A client whose commands are tried again until they succeed; counts what failed."""
 
-    _tally: Tally  # of the calling thread
-    _crash: Crash
+    def __init__(self, client: Any, tally: Tally, over: threading.Event) -> None:
+        """Wrap a client for the thread of `tally`, until `over`."""
+        self._client = client
+        self._tally = tally
+        self._over = over
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self._persist, getattr(self._client, name))
+
+    def _persist(self, command: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Send a command; raises only once the crash is over."""
         failed_before = self._tally.failed
         while True:
-            began_s = time.perf_counter()
             try:
-                reply = super().execute_command(*args, **options)  # type: ignore[misc]
-            except (redis.ConnectionError, redis.TimeoutError):
+                reply = command(*args, **options)
+            except INTERRUPTIONS:
                 self._tally.failed += 1
-                if self._crash.over.wait(RETRY_PAUSE_S):
+                if self._over.wait(RETRY_PAUSE_S):
                     raise
             else:
                 self._tally.retried += self._tally.failed > failed_before
-                # Only what was begun after the kill was surely answered by the new server.
-                if self._tally.back_s is None and began_s > self._crash.killed_s:
-                    self._tally.back_s = time.perf_counter()
                 return reply
 
 
 class Crash:
-    """Kill and restart a server under the load of many threads on one pool."""
+    """Interrupt the servers under the load of many threads on one client."""
 
     def __init__(
-        self,
-        server: EmbeddedServer,
-        pool: Any,
-        threads: int,
-        client_class: type[redis.Redis] = redis.Redis,
+        self, outage: Outage, client: Any, pools: Callable[[], list[Any]], threads: int
     ) -> None:
-        """Prepare; run() does it. The server must not hold anything of value."""
-        self._client_class = client_class
-        self.over = threading.Event()
-        self.killed_s = float("inf")
-        self._server = server
-        self._pool = pool
+        """Prepare; run() does it. pools: returns the client's pools."""
+        self._over = threading.Event()
+        self._killed_s = float("inf")
+        self._outage = outage
+        self._client = client
+        self._pools = pools
         self._epoch = BEFORE
         self._down_s = 0.0
         self._tallies = [Tally() for _ in range(threads)]
@@ -89,36 +96,32 @@ class Crash:
         try:
             self._wait("run", lambda tally: tally.batches > 0)
             time.sleep(LOAD_BEFORE_KILL_S)
-            self._kill_and_restart()
+            self._interrupt()
             self._wait("recover", lambda tally: tally.back_s is not None)
         finally:
-            self.over.set()
+            self._over.set()
             load.join()
         return self._recovery()
 
     def _work(self, thread: int) -> None:
         tally, expected = self._tallies[thread], expected_batch(thread)
-        client = self._persistent_client(tally)
-        while not self.over.is_set():
-            epoch = self._epoch
-            replies = run_batch(client, "cpool-demo:crash", thread)
+        client: Any = Persistent(self._client, tally, self._over)
+        while not self._over.is_set():
+            epoch, began_s = self._epoch, time.perf_counter()
+            replies = run_batch(client, PREFIX, thread)
+            # What was begun after the kill was surely answered by those who are left.
+            if tally.back_s is None and began_s > self._killed_s:
+                tally.back_s = time.perf_counter()
             # A batch that met the crash may have lost its data: its replies prove nothing.
             if epoch == self._epoch and epoch != DOWN:
                 tally.judge(thread, replies, expected)
 
-    def _persistent_client(self, tally: Tally) -> Any:
-        persistent: Any = type("PersistentClient", (Persistence, self._client_class), {})
-        client = persistent(connection_pool=self._pool)
-        client._tally, client._crash = tally, self
-        return client
-
-    def _kill_and_restart(self) -> None:
+    def _interrupt(self) -> None:
         self._epoch = DOWN
         began_s = time.perf_counter()
-        self._server.kill()
-        self.killed_s = time.perf_counter()
-        time.sleep(DOWN_S)
-        self._server.restart()
+        self._outage.kill()
+        self._killed_s = time.perf_counter()
+        self._outage.wait()
         self._down_s = time.perf_counter() - began_s
         self._epoch = AFTER
 
@@ -132,16 +135,17 @@ class Crash:
             time.sleep(RETRY_PAUSE_S)
 
     def _recovery(self) -> Recovery:
-        stats = _stats_text(self._pool)
-        lost = lost_slots(self._pool)
+        stats = _stats_text(self._pools())
+        self._outage.mend()
+        lost = sum(map(lost_slots, self._pools()))
         if lost:
             self._problems.append(f"{lost} slots were lost")
-        client = self._client_class(connection_pool=self._pool)
-        after = measure(client, len(self._tallies), LOAD_BEFORE_KILL_S)
+        after = measure(self._client, len(self._tallies), LOAD_BEFORE_KILL_S)
         for tally in self._tallies:
             self._problems += tally.problems
-        back = [t.back_s - self.killed_s for t in self._tallies if t.back_s is not None]
+        back = [t.back_s - self._killed_s for t in self._tallies if t.back_s is not None]
         return Recovery(
+            outage=self._outage.done,
             failed=sum(tally.failed for tally in self._tallies),
             retried=sum(tally.retried for tally in self._tallies),
             down_s=self._down_s,
@@ -168,9 +172,10 @@ def lost_slots(pool: Any) -> int:
     return expected - len(borrowed)
 
 
-def _stats_text(pool: Any) -> str:
-    if not hasattr(pool, "stats"):
+def _stats_text(pools: list[Any]) -> str:
+    """Return the pools' own figures, added up; nothing if they have none."""
+    if not all(hasattr(pool, "stats") for pool in pools):
         return ""
-    stats = pool.stats()
+    stats = [pool.stats() for pool in pools]
     fields = ("open", "idle", "in_use", "opening", "waiting", "max_connections")
-    return ", ".join(f"{name}={getattr(stats, name)}" for name in fields)
+    return ", ".join(f"{name}={sum(getattr(one, name) for one in stats)}" for name in fields)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cpool.tools.demo.crash import RETRY_PAUSE_S, Recovery
 from cpool.tools.demo.workload import REPLIES_PER_BATCH, Round
-from cpool.tools.sides import CLIENT, CPOOL, NO_POOL, REDIS_PY, SIDES, threads_text
+from cpool.tools.sides import CPOOL, NO_POOL, REDIS_PY, threads_text
 from cpool.tools.tables import plain_table
 
 SHOWN_PROBLEMS = 10
@@ -31,6 +31,7 @@ class Report:
     """All that was measured, and what is wrong with it."""
 
     title: str
+    sides: Mapping[str, str]
     threads: int
     results: Results
     recoveries: dict[str, Recovery]
@@ -46,7 +47,7 @@ class Report:
 
     def rows(self) -> Iterator[list[str]]:
         """Return the cells, one list a side."""
-        for side in SIDES:
+        for side in self.sides:
             cells = [side]
             for n in self.settings():
                 rate = statistics.median(one.rate for one in self.results[side, n])
@@ -84,24 +85,27 @@ class Report:
         return found
 
     def _checksums(self, threads: int) -> set[int]:
-        sums = {one.checksum for side in SIDES for one in self.results[side, threads]}
+        sums = {one.checksum for side in self.sides for one in self.results[side, threads]}
         if threads == self.threads:
             sums |= {seen.after.checksum for seen in self.recoveries.values()}
         return sums
 
     def notes(self) -> Iterator[str]:
         """Return the lines below the table."""
-        for side, meaning in SIDES.items():
+        for side, meaning in self.sides.items():
             yield f"{side}: {meaning}"
         yield (
             "n threads: commands per second; ratio: to redis-py, the median of"
-            f" {len(self.results[CPOOL, 1])} interleaved rounds"
-            f" ({NO_POOL}: {len(self.results[NO_POOL, 1])})"
+            f" {len(self.results[CPOOL, 1])} interleaved rounds{self._fewer_rounds()}"
         )
         if not self.recoveries:
             yield "The server was given by URL: it was not killed, so no recovery is shown."
         for side, seen in self.recoveries.items():
             yield from _recovery_notes(side, seen)
+
+    def _fewer_rounds(self) -> str:
+        rounds = self.results.get((NO_POOL, 1))
+        return f" ({NO_POOL}: {len(rounds)})" if rounds else ""
 
     def verdict(self) -> Iterator[str]:
         """Return what was checked, or what is wrong."""
@@ -119,9 +123,9 @@ class Report:
 
 def _recovery_notes(side: str, seen: Recovery) -> Iterator[str]:
     yield (
-        f"{side}, server killed under load and back after {seen.down_s * 1000:.0f} ms:"
+        f"{side}, {seen.outage} after {seen.down_s * 1000:.0f} ms:"
         f" {seen.failed} attempts failed, of {seen.retried} commands, tried again each"
-        f" {RETRY_PAUSE_S * 1000:.0f} ms until they succeeded; first reply"
+        f" {RETRY_PAUSE_S * 1000:.0f} ms until they succeeded; first thread back at work"
         f" {seen.first_s * 1000:.0f} ms, all threads {seen.all_s * 1000:.0f} ms after the kill"
     )
     if seen.stats:
@@ -152,7 +156,7 @@ def print_rich(report: Report) -> None:
     for i, name in enumerate(report.header()):
         table.add_column(name, justify="right" if i else "left")
     for cells in report.rows():
-        table.add_row(*cells, style="bold" if cells[0] == CLIENT else None)
+        table.add_row(*cells, style="bold" if cells[0] == list(report.sides)[-1] else None)
     console.print(table)
     console.print()
     console.print(*report.notes(), sep="\n", style="dim", markup=False)

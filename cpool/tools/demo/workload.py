@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
 STEPS_PER_BATCH = 4
 REPLIES_PER_BATCH = 6 * STEPS_PER_BATCH
 COMMANDS_PER_BATCH = 1 + REPLIES_PER_BATCH + STEPS_PER_BATCH  # DEL, the script, shared INCRs
 
 
-def run_batch(client: redis.Redis, prefix: str, thread: int) -> list[Any]:
+def run_batch(client: Any, prefix: str, thread: int) -> list[Any]:
     """Run one thread's fixed script on keys of its own; return the replies it is judged by."""
     string, counter, table, missing = _keys(prefix, thread)
     replies: list[Any] = []
@@ -31,7 +29,7 @@ def run_batch(client: redis.Redis, prefix: str, thread: int) -> list[Any]:
             client.hgetall(table),
             client.get(missing),
         )
-        client.incr(_shared_key(prefix))
+        client.incr(shared_key(prefix))
     return replies
 
 
@@ -55,7 +53,8 @@ def _keys(prefix: str, thread: int) -> tuple[str, str, str, str]:
     return f"{own}:string", f"{own}:counter", f"{own}:hash", f"{own}:missing"
 
 
-def _shared_key(prefix: str) -> str:
+def shared_key(prefix: str) -> str:
+    """Return the key of the counter that all threads increment."""
     return f"{prefix}:shared"
 
 
@@ -107,7 +106,7 @@ class Round:
         return self.batches * COMMANDS_PER_BATCH / self.elapsed_s
 
 
-def measure(client: redis.Redis, threads: int, slice_s: float) -> Round:
+def measure(client: Any, threads: int, slice_s: float) -> Round:
     """Repeat the script on `threads` threads for about `slice_s` seconds, at least once."""
     prefix = f"cpool-demo:{secrets.token_hex(4)}"
     tallies = [Tally() for _ in range(threads)]
@@ -123,7 +122,7 @@ def measure(client: redis.Redis, threads: int, slice_s: float) -> Round:
 
     run_threads(work, tallies)
     try:
-        counter = int(client.get(_shared_key(prefix)) or 0)
+        counter = int(client.get(shared_key(prefix)) or 0)
     finally:
         _delete_keys(client, prefix, threads)
     return _make_round(tallies, counter)
@@ -146,9 +145,9 @@ def run_threads(work: Callable[[int], object], tallies: list[Tally]) -> None:
         worker.join()
 
 
-def _delete_keys(client: redis.Redis, prefix: str, threads: int) -> None:
+def _delete_keys(client: Any, prefix: str, threads: int) -> None:
     own = [key for thread in range(threads) for key in _keys(prefix, thread)]
-    client.delete(_shared_key(prefix), *own)
+    client.delete(shared_key(prefix), *own)
 
 
 def _make_round(tallies: list[Tally], counter: int) -> Round:

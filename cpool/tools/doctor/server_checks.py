@@ -255,7 +255,7 @@ def is_cluster_node(evidence: Evidence) -> Finding | None:
         "server-is-cluster-node",
         seen="The server is a node of a cluster, and this client is for one server.",
         matters="Keys that other nodes hold raise MovedError.",
-        fix="Unless it is meant for this node only: cpool.install(), and then a RedisCluster.",
+        fix="Unless it is meant for this node only: write cpool.RedisCluster in its place.",
     )
 
 

@@ -62,7 +62,7 @@ class Subject:
             raise TypeError(
                 "client_or_pool must be a redis.Redis or cpool.Redis, or a ConnectionPool of"
                 f" either, not of redis.asyncio; not {name_of(type(given))}. Of a cluster give"
-                " one node's client."
+                " one node's pool or client: cpool.RedisCluster has node_pools."
             )
         stats = pool.stats() if is_derived(type(pool), "pool") else None
         in_use = _lent(pool) if stats is None else stats.in_use + stats.opening

@@ -74,8 +74,8 @@ def pool_only(evidence: Evidence) -> Finding | None:
 def _become_ours(subject: Subject, call: str) -> str:
     if subject.is_of_cluster:
         return (
-            "Call cpool.install() before the RedisCluster is made: all its nodes' clients and"
-            " pools are then cpool's."
+            "Write cpool.RedisCluster in place of redis.RedisCluster, or call cpool.install()"
+            " before the RedisCluster is made: all its nodes' clients and pools are then cpool's."
         )
     return (
         f"Write {call} in place of redis.Redis, or call cpool.install() before clients are made."

@@ -24,7 +24,7 @@ TOOLS = {
     "newrelic": "New Relic",
 }
 KINDS: dict[str, tuple[type, ...]] = {
-    "client": (cpool.Redis, cpool.Pipeline),
+    "client": (cpool.Redis, cpool.Pipeline, cpool.RedisCluster, cpool.ClusterPipeline),
     "pool": (cpool.ConnectionPool, cpool.BlockingConnectionPool, cpool.SentinelConnectionPool),
     "connection": (
         cpool.Connection,
@@ -41,6 +41,8 @@ CLOSING = {
         *("_execute_command", "_send_command_parse_response", "parse_response"),
         *("_execute_pipeline", "_execute_transaction", "_himport_prepare_pipeline"),
         *("pipeline_execute_command", "raise_first_error", "annotate_exception"),
+        *("_internal_execute_command", "_determine_nodes", "determine_slot", "keyslot"),
+        *("get_nodes_from_slot", "get_redis_connection", "_process_result", "_get_command_keys"),
         *("__getattribute__", "__setattr__", "__delattr__"),
     },
     "pool": {"get_connection", "release"},
