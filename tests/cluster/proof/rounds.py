@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 import cpool
 from cpool.tools.topology import ClusterTopology
+from tests.client.support import no_retry
 from tests.cluster.proof.events import Events, Seen
 from tests.cluster.proof.watch import Connections, Refreshes
 from tests.cluster.proof.workload import ClusterWorkload
@@ -23,6 +24,7 @@ from tests.support.clusters import make_cluster
 NAME = "proof"  # of our connections, as the nodes see it
 WITHIN_S = 1.0  # of the servers' failover every worker is to be served again
 MAX_CONNECTIONS = 12
+RETRIES = 3
 
 Choose = Callable[[Events], list[Callable[[], Seen]]]
 
@@ -55,6 +57,8 @@ def make_client(cluster: ClusterTopology, **options: Any) -> cpool.RedisCluster:
     given = {"max_connections": MAX_CONNECTIONS, "timeout": BOUND_S, "socket_timeout": BOUND_S}
     return cpool.RedisCluster(
         **{"host": host, "port": port, "client_name": NAME, "retry_policy": "safe"},
+        # Transactions wait between attempts, for 1 s and more unless told otherwise.
+        retry=no_retry(RETRIES),
         **{**given, **options},
     )
 
