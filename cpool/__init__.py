@@ -28,6 +28,7 @@ from cpool.errors import (
 from cpool.installation import install, uninstall
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
+    Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
@@ -65,6 +66,7 @@ __all__ = [
     "PoolStats",
     "Redis",
     "SSLConnection",
+    "Sentinel",
     "SentinelConnectionPool",
     "SentinelManagedConnection",
     "SentinelManagedSSLConnection",

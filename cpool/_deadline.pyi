@@ -1,11 +1,13 @@
 """Types of the compiled deadlines."""
 
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import final
+from typing import Any, final
 
 from typing_extensions import Self
 
 def is_any_in_force() -> bool: ...
+def held_in_time(lock: Any) -> AbstractContextManager[None]: ...
 
 @final
 class Deadline:

@@ -33,6 +33,7 @@ _TABLE = (
     (redis.connection, "Connection", "Connection"),
     (redis.connection, "SSLConnection", "SSLConnection"),
     (redis.connection, "UnixDomainSocketConnection", "UnixDomainSocketConnection"),
+    (redis.sentinel, "Sentinel", "Sentinel"),
     (redis.sentinel, "SentinelConnectionPool", "SentinelConnectionPool"),
     (redis.sentinel, "SentinelManagedConnection", "SentinelManagedConnection"),
     (redis.sentinel, "SentinelManagedSSLConnection", "SentinelManagedSSLConnection"),

@@ -75,6 +75,7 @@ cdef class ConnBase:
     cdef bint may_begin(self) noexcept
     cdef bint health_is_due(self) except -1
     cdef object exchange(self, tuple args, bint decode, bint look)
+    cdef int see_error(self, object error) except -1
 
 
 cdef enum:

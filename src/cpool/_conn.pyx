@@ -271,9 +271,11 @@ cdef object OBSERVED = frozenset((
 ))
 
 
-def add_original(name, function):
-    """Tell of one more function that may be stood in for."""
+def add_own(name, function):
+    """Tell of a method of our own in a class above that may be stood in for: what it does
+    besides, compiled code does as well."""
     GATES.originals[name] = GATES.originals[name] | {function}
+    GATES.own[name] = frozenset((function,))
 
 
 def set_originals(functions, sentinel, joined_retry, bint reads_with_timeout, read_only):
@@ -803,7 +805,18 @@ cdef class ConnBase:
             self.failed(s, error, True)
             raise
         self.put_off_health_check()
+        if PyExceptionInstance_Check(reply):
+            self.see_error(reply)
         return reply
+
+    cdef int see_error(self, object error) except -1:
+        """Look at an error reply that no read_response() is going to raise."""
+        if READ_ONLY is not None and isinstance(error, READ_ONLY):
+            self._met_read_only()
+        return 0
+
+    def _met_read_only(self):
+        """A READONLY has come. What is to be connected to a master raises another error."""
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
         cdef Session s = self.session if self.session is not None else self.guarded
