@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis.sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    ConnectionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
+from redis.utils import str_if_bytes
 
 from cpool import _conn, _pool, housekeeping, options
 from cpool.client import Redis
@@ -37,6 +44,7 @@ __all__ = [
 _log = logging.getLogger("cpool.pool")
 _Client = TypeVar("_Client", bound=redis.Redis)
 _Address = tuple[str, int]
+DEMOTED = "The previous master is now a slave"
 
 
 class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnection):
@@ -45,21 +53,25 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
     def _connect_retry(self) -> None:
         if self._sock:
             return
-        super()._connect_retry()
+        try:
+            super()._connect_retry()
+        except (ConnectionError, TimeoutError):
+            if not self._leads_to_an_old_master():
+                raise
         if self._leads_to_an_old_master():  # another was promoted while this one was dialled
             self.disconnect()
             super()._connect_retry()
 
     def _leads_to_an_old_master(self) -> bool:
         proxy: _Proxy = self.connection_pool
-        return proxy.is_master and proxy.master_address != (self.host, self.port)
+        return proxy.is_master and proxy.master_address not in (None, (self.host, self.port))
 
     def _met_read_only(self) -> None:
         """A READONLY error from what should be a master means that it no longer is one: the
         next use asks the sentinels again."""
         if self.connection_pool.is_master:
             self.disconnect()
-            error = ConnectionError("The previous master is now a slave")
+            error = ConnectionError(DEMOTED)
             self.raise_if_indeterminate(error)
             raise error from None
 
@@ -112,6 +124,7 @@ class _Proxy(redis.sentinel.SentinelConnectionPoolProxy):
         pool = self.connection_pool_ref()
         if pool is not None and before not in (None, address):
             pool.drain()
+            pool._dials.abandon(before, ConnectionError(DEMOTED))
 
     def get_master_address(self) -> _Address:
         """Ask where the master is. If it has moved, all connections to the old one are given
@@ -162,14 +175,14 @@ class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPo
         master_check_interval: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self.master_check_interval = options.age_or_none(
+        self.master_check_interval: float | None = options.age_or_none(
             "master_check_interval", master_check_interval
         )
         tls = kwargs.pop("ssl", False)
         default = SentinelManagedSSLConnection if tls else SentinelManagedConnection
         kwargs.setdefault("connection_class", default)
         super().__init__(service_name, sentinel_manager, **kwargs)
-        self.proxy = _Proxy(
+        self.proxy: _Proxy = _Proxy(
             self, self.is_master, self.check_connection, service_name, sentinel_manager
         )
         self.connection_kwargs["connection_pool"] = self.proxy
@@ -220,7 +233,7 @@ class Sentinel(redis.sentinel.Sentinel, metaclass=StandIn):
         )
         self._answers = Answers()
         self._epochs: dict[str, int] = {}
-        self.sentinels = [self._client_of(host, port) for host, port in sentinels]
+        self.sentinels: list[Any] = [self._client_of(host, port) for host, port in sentinels]
 
     def _client_of(self, host: str, port: int) -> Any:
         theirs: Any = vars(redis.sentinel)["Redis"]  # a class of somebody's, in tests perhaps
@@ -243,7 +256,7 @@ class Sentinel(redis.sentinel.Sentinel, metaclass=StandIn):
         older: list[Any] = []
 
         def ask(sentinel: Any) -> Any:
-            state = sentinel.sentinel_masters().get(service_name)
+            state = _promoted(sentinel, service_name, sentinel.sentinel_masters())
             if not state or not self.check_master_state(state, service_name):
                 return None
             if _epoch(state) >= self._epochs.get(service_name, 0):
@@ -316,10 +329,34 @@ class Sentinel(redis.sentinel.Sentinel, metaclass=StandIn):
         )
         return client
 
-    replica_for = slave_for  # type: ignore[assignment]
+    def replica_for(  # type: ignore[override]
+        self,
+        service_name: str,
+        redis_class: type[_Client] = Redis,  # type: ignore[assignment]
+        connection_pool_class: type[redis.ConnectionPool] = SentinelConnectionPool,
+        **kwargs: Unpack[SentinelArguments],
+    ) -> _Client:
+        """Do what `slave_for` does, by a newer name."""
+        return self.slave_for(service_name, redis_class, connection_pool_class, **kwargs)
 
 
 _RETRIES = frozenset({"retry", "retry_on_error", "retry_on_timeout"})
+
+
+def _promoted(sentinel: Any, service_name: str, masters: Mapping[str, Any]) -> Any:
+    """Return what a sentinel says of a master; of the one that is to be, if it has begun.
+
+    In a failover of its own a sentinel lists the old master until all replicas follow the new
+    one. The address that it gives out by name is the new one's before that."""
+    state = masters.get(service_name)
+    if state is None or "failover_in_progress" not in state.get("flags", ""):
+        return state
+    address = sentinel.sentinel_get_master_addr_by_name(service_name)
+    if not address or int(address[1]) == state["port"] and str_if_bytes(address[0]) == state["ip"]:
+        return state
+    told = {"ip": str_if_bytes(address[0]), "port": int(address[1])}
+    is_up = {"is_sdown": False, "is_odown": False, "config-epoch": _epoch(state) + 1}
+    return {**state, **told, **is_up}
 
 
 def _epoch(state: Mapping[str, Any]) -> int:

@@ -198,6 +198,16 @@ class SentinelTopology:
         _wait_until(is_promoted, "a replica is promoted", timeout_s, every_s=0.002)
         return Promotion(promoted[0], time.monotonic())
 
+    def wait_told(self, promotion: Promotion, timeout_s: float = PATIENCE_S) -> float:
+        """Wait until a sentinel gives the new master's address to who asks for the master by
+        name; return when, by time.monotonic(). Raises TimeoutError."""
+
+        def is_told() -> bool:
+            return any(self._told(each) == promotion.node.port for each in self.sentinels)
+
+        _wait_until(is_told, "a sentinel tells of the promotion", timeout_s, every_s=0.002)
+        return time.monotonic()
+
     def resume(self) -> None:
         """Let masters that were paused go on."""
         while self._paused:
@@ -260,9 +270,12 @@ class SentinelTopology:
     def _failover_begins(self) -> bool:
         return bool(self.sentinels[0].ask("SENTINEL", "FAILOVER", self.name))
 
+    def _told(self, sentinel: Node) -> int:
+        return int(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)[1])
+
     def _sentinels_master(self) -> Node:
-        told = self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
-        return next(node for node in self.nodes if node.port == int(told[1]))
+        port = self._told(self.sentinels[0])
+        return next(node for node in self.nodes if node.port == port)
 
     def _is_settled(self) -> bool:
         """Say whether the sentinels' master is up and knows that it is one."""
