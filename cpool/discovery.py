@@ -1,7 +1,7 @@
 """Questions to sentinels: whom to ask first, for how long, and once for all who want to know.
 
 A sentinel that is dead or hangs is not waited for while another one may answer: each gets a
-little time, then the next is asked, and only when none has answered they get more.
+little time, then the next is asked, and only when none has said anything they get more.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ PATIENCE_S = (0.25, 1.0, math.inf)
 class Inquiry:
     """One question that is put to sentinels in turn until one answers it.
 
-    failed: those that could not be reached, with their errors. silent: those that did not
-    answer in time.
+    failed: those that could not be reached, with the error's text. silent: those that did
+    not say anything in time.
     """
 
     def __init__(self, ask: Callable[[Any], Any]) -> None:
         """Prepare to `ask(sentinel)`, which returns None where another one may know more."""
         self._ask = ask
-        self.failed: list[tuple[Any, Exception]] = []
+        self._is_heard = False
+        # No errors: their tracebacks lead back here, and to the connection that is being made.
+        self.failed: list[tuple[Any, str]] = []
         self.silent: list[Any] = []
 
     def put_to(self, sentinels: Sequence[Any]) -> tuple[Any, Any]:
@@ -50,19 +52,23 @@ class Inquiry:
                     answer = self._ask_for(patience_s, sentinel, callers)
                     if answer is not None:
                         return sentinel, answer
+                if self._is_heard:
+                    break
                 sentinels = self.silent
         return None, None
 
     def _ask_for(self, patience_s: float, sentinel: Any, callers: Any) -> Any:
         try:
             with deadline(patience_s):
-                return self._ask(sentinel)
+                answer = self._ask(sentinel)
+            self._is_heard = True
+            return answer
         except DeadlineExceededError:
             if callers.remaining_s <= 0:
                 raise
             self.silent.append(sentinel)
         except (ConnectionError, TimeoutError) as error:
-            self.failed.append((sentinel, error))
+            self.failed.append((sentinel, f"{type(error).__name__}({error})"))
         return None
 
 
@@ -72,7 +78,7 @@ class _Question:
 
     lock: Any = field(default_factory=threading.RLock)
     answer: Any = None
-    error: RedisError | None = None
+    error: tuple[type[RedisError], str] | None = None
 
 
 class Answers:
@@ -91,15 +97,16 @@ class Answers:
             if sought.answer is None and sought.error is None:
                 self._settle(key, sought, find)
         if sought.error is not None:
-            raise type(sought.error)(*sought.error.args)
+            raise sought.error[0](sought.error[1])
         return sought.answer
 
     def _settle(self, key: Hashable, sought: _Question, find: Callable[[], Any]) -> None:
         """An interrupt, or a deadline of this thread's, settles nothing: the next one asks."""
+        answer = error = None
         try:
-            answer, error = find(), None
+            answer = find()
         except (ConnectionError, TimeoutError) as met:
-            answer, error = None, met
+            error = type(met), str(met)
         # First: who asks from here on is to hear what is true then.
         self._sought.pop(key, None)
         sought.answer, sought.error = answer, error

@@ -48,7 +48,25 @@ DEMOTED = "The previous master is now a slave"
 
 
 class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnection):
-    """A connection that asks the sentinels where to connect."""
+    """A connection that asks the sentinels where to connect, whenever it does."""
+
+    _is_told = False
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Connect. Where redis-py means to connect again to the same address, to send what has
+        failed before, the sentinels are asked all the same."""
+        if self._is_told or self._sock:
+            super().connect_check_health(*args, **kwargs)
+        else:
+            self.connect()
+
+    def connect_to(self, address: _Address) -> None:
+        """Connect to this address: (host, port)."""
+        self._is_told = True
+        try:
+            super().connect_to(address)
+        finally:
+            self._is_told = False
 
     def _connect_retry(self) -> None:
         if self._sock:
@@ -72,8 +90,11 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
         if self.connection_pool.is_master:
             self.disconnect()
             error = ConnectionError(DEMOTED)
-            self.raise_if_indeterminate(error)
-            raise error from None
+            try:
+                self.raise_if_indeterminate(error)
+                raise error from None
+            finally:
+                del error  # no reference cycle through the traceback
 
     def read_response(
         self,
@@ -292,10 +313,11 @@ class Sentinel(redis.sentinel.Sentinel, metaclass=StandIn):
     def _put(self, inquiry: Inquiry) -> Any:
         """Return the answer, or None; who has answered comes first from now on."""
         first, answer = inquiry.put_to(self.sentinels[:])
-        if first is not None:
-            late = [*(sentinel for sentinel, _ in inquiry.failed), *inquiry.silent]
-            rest = [each for each in self.sentinels if each is not first and each not in late]
-            self.sentinels[:] = [first, *rest, *(each for each in late if each is not first)]
+        late = [*(sentinel for sentinel, _ in inquiry.failed), *inquiry.silent]
+        # A stable order, but that False comes before True.
+        self.sentinels[:] = sorted(
+            self.sentinels, key=lambda each: (each is not first, each in late)
+        )
         return answer
 
     def master_for(  # type: ignore[override]
@@ -367,7 +389,7 @@ def _epoch(state: Mapping[str, Any]) -> int:
 def _why(inquiry: Inquiry) -> str:
     """Return what has kept the sentinels from answering. Of a client's arguments only where
     it connects to is told."""
-    found = [f"{_name(sentinel)} - {error!r}" for sentinel, error in inquiry.failed]
+    found = [f"{_name(sentinel)} - {error}" for sentinel, error in inquiry.failed]
     found += [f"{_name(sentinel)} - no answer in time" for sentinel in inquiry.silent]
     return f" : {', '.join(found)}" if found else ""
 

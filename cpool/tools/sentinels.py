@@ -161,13 +161,17 @@ class SentinelTopology:
         self.resume()  # who is stopped can't end
         self._stack.close()
 
+    def kill(self, node: Node) -> None:
+        """End a server at once, as a crash would."""
+        node.server.kill()
+        self._down.append(node)
+
     # What can happen to a master; each returns it
 
     def kill_master(self) -> Node:
         """End the master at once, as a crash would."""
         master = self.master
-        master.server.kill()
-        self._down.append(master)
+        self.kill(master)
         return master
 
     def pause_master(self) -> Node:

@@ -16,7 +16,7 @@ from tests.sentinel.workload import FailoverWorkload, make_client
 
 BAR_S = 1.0
 BOUND_S = 60.0
-CHECK_INTERVAL_S = 0.25
+CHECK_INTERVAL_S = 0.2
 VERBS = [identity.echo, identity.pipeline, identity.transaction]
 
 

@@ -5,6 +5,7 @@ Load it with `pytest_plugins = ["tests.support.sentinels"]`, beside tests.suppor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -33,12 +34,12 @@ def topology(module_topology: SentinelTopology) -> Iterator[SentinelTopology]:
 @pytest.fixture
 def tls_topology(certificates: Certificates) -> Iterator[SentinelTopology]:
     """Give one whose servers and sentinels take TLS; skips where the server has none."""
-    topology = SentinelTopology(binary=chosen_binary(), tls=certificates)
-    try:
-        topology.__enter__()
-    except ServerError as error:
-        if "tls" not in str(error).lower():
-            raise
-        pytest.skip("the server has no TLS")
-    with topology:
+    with contextlib.ExitStack() as stack:
+        topology = SentinelTopology(binary=chosen_binary(), tls=certificates)
+        try:
+            stack.enter_context(topology)
+        except ServerError as error:
+            if "tls" not in str(error).lower():
+                raise
+            pytest.skip("the server has no TLS")
         yield topology
