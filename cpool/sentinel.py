@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -81,8 +83,18 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
             super()._connect_retry()
 
     def _leads_to_an_old_master(self) -> bool:
-        proxy: _Proxy = self.connection_pool
-        return proxy.is_master and proxy.master_address not in (None, (self.host, self.port))
+        proxy = self.connection_pool
+        if not isinstance(proxy, _Proxy) or not proxy.is_master:  # somebody's own
+            return False
+        return proxy.master_address not in (None, (self.host, self.port))
+
+    def _cut_dial(self, address: _Address) -> None:
+        """End a dial to this address that another thread has under way, if there is one. It is
+        told by its socket only: what it is about must not change under its hands."""
+        sock = getattr(self, "_sock", None)
+        if self._is_told and (self.host, self.port) == address and isinstance(sock, socket.socket):
+            with contextlib.suppress(OSError):  # it has ended
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TCP, where it is TLS
 
     def _met_read_only(self) -> None:
         """A READONLY error from what should be a master means that it no longer is one: the
@@ -105,6 +117,8 @@ class SentinelManagedConnection(Connection, redis.sentinel.SentinelManagedConnec
         push_request: bool | None = False,
     ) -> Any:
         """Read one reply. READONLY from what should be a master is a ConnectionError."""
+        if disconnect_on_error is None and self._replays is None:
+            disconnect_on_error = False  # redis-py's default; a replay has to know more
         try:
             return super().read_response(
                 disable_decoding=disable_decoding,
@@ -144,8 +158,7 @@ class _Proxy(redis.sentinel.SentinelConnectionPoolProxy):
         before, self._address = self._address, address
         pool = self.connection_pool_ref()
         if pool is not None and before not in (None, address):
-            pool.drain()
-            pool._dials.abandon(before, ConnectionError(DEMOTED))
+            pool._leave(before)
 
     def get_master_address(self) -> _Address:
         """Ask where the master is. If it has moved, all connections to the old one are given
@@ -207,6 +220,15 @@ class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPo
             self, self.is_master, self.check_connection, service_name, sentinel_manager
         )
         self.connection_kwargs["connection_pool"] = self.proxy
+
+    def _leave(self, master: _Address) -> None:
+        """Give up what leads to an old master. Who is using such a connection may go on; who
+        is dialling, or waits for a turn to, is to dial the new one at once."""
+        self.drain()
+        self._dials.abandon(master, ConnectionError(DEMOTED))
+        for connection in self._lent():
+            if isinstance(connection, SentinelManagedConnection):
+                connection._cut_dial(master)
 
     def _needs_house_kept(self) -> bool:
         return super()._needs_house_kept() or (

@@ -72,7 +72,7 @@ class Port:
         self.address: tuple[str, int] = self.socket.getsockname()
 
 
-def test_who_waits_for_a_turn_to_dial_the_old_master_goes_to_the_new_one(
+def test_who_dials_the_old_master_or_waits_for_a_turn_to_goes_to_the_new_one(
     make_pool: MakePool, directory: Directory, pair: Pair
 ) -> None:
     old = Port()
@@ -89,8 +89,8 @@ def test_who_waits_for_a_turn_to_dial_the_old_master_goes_to_the_new_one(
     new_port = move(directory, pair)
     pool.get_master_address()
     assert waits.result().port == new_port
-    old.socket.close()  # resets what was not accepted
     assert hangs.result().port == new_port
+    old.socket.close()
 
 
 def test_without_a_new_master_the_error_of_a_dial_is_its_own(

@@ -65,6 +65,7 @@ POOLS = (
 CLIENTS = (
     Swap("redis.client", "Redis", "client"),
     Swap("redis.client", "Pipeline", "client"),
+    Swap("redis.sentinel", "Sentinel", "client"),
 )
 # A configuration is a row here; the runner offers the keys.
 CONFIGURATIONS: dict[str, tuple[Swap, ...]] = {"pools": POOLS, "clients": (*POOLS, *CLIENTS)}
