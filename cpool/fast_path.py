@@ -29,8 +29,7 @@ class FastPathStats:
     - "metrics on": redis-py's are collected;
     - "command": HIMPORT, or a name that is no str;
     - "connection pinned": a single-connection client whose connection is not open and clean;
-    - "connection overridden": a foreign class, a sentinel's connection, a wrapped or
-      replaced method, a cache;
+    - "connection overridden": a foreign class, a wrapped or replaced method, a cache;
     - "health check due";
     - "retry overridden".
     """

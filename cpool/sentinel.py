@@ -7,7 +7,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import redis.sentinel
 from redis.backoff import NoBackoff
@@ -32,9 +32,11 @@ from cpool.pool import ConnectionPool
 from cpool.standin import StandIn
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import TypeVar, Unpack
 
     from cpool.arguments import SentinelArguments, SentinelPoolArguments
+
+    _Client = TypeVar("_Client", bound=redis.Redis, default=Redis)
 
 __all__ = [
     "Sentinel",
@@ -44,7 +46,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("cpool.pool")
-_Client = TypeVar("_Client", bound=redis.Redis)
 _Address = tuple[str, int]
 DEMOTED = "The previous master is now a slave"
 
