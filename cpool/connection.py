@@ -12,7 +12,6 @@ import functools
 import inspect
 import os
 import socket
-import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -190,18 +189,6 @@ class _ConnectionMixin(_conn.ConnBase):
         super().connect_check_health(*args, **kwargs)
         if dials:
             self._begin_guard()
-
-    def _connect(self) -> Any:
-        """Make the socket. The error of one that can't be made holds on to nothing: in redis-py's
-        it is a local variable of a frame of its own traceback, a cycle that would keep a
-        connection that its borrower drops later, and its slot with it."""
-        try:
-            return super()._connect()  # type: ignore[safe-super]  # of the next class
-        except Exception as error:
-            for each in (error, error.__cause__):
-                if each is not None:
-                    traceback.clear_frames(each.__traceback__)
-            raise
 
     def _begin_guard(self) -> None:
         try:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cpool.arguments import SentinelArguments, SentinelPoolArguments
 
     _Client = TypeVar("_Client", bound=redis.Redis, default=Redis)
+    _Sentinel = TypeVar("_Sentinel", bound="Sentinel")
 
 __all__ = [
     "Sentinel",
@@ -286,6 +287,19 @@ class Sentinel(redis.sentinel.Sentinel, metaclass=StandIn):
         once: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
         retries = not _RETRIES.isdisjoint(self.sentinel_kwargs)
         return Redis(host, port, **({} if retries else once), **self.sentinel_kwargs)
+
+    def close(self) -> None:
+        """Close the connections to the sentinels; who asks again connects again. Clients of
+        services are left alone."""
+        with contextlib.ExitStack() as stack:  # each of them, whatever another one raises
+            for sentinel in self.sentinels:
+                stack.callback(sentinel.close)
+
+    def __enter__(self: _Sentinel) -> _Sentinel:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def discover_master(self, service_name: str) -> _Address:
         """Ask the sentinels for a master's address: (host, port).

@@ -255,6 +255,17 @@ cdef object error_maker(object parse_error, object connection):
     return made
 
 
+cdef int clear_frames(object traceback) except -1:
+    """Forget the local variables of the frames that an error has come through."""
+    while traceback is not None:
+        try:
+            traceback.tb_frame.clear()
+        except RuntimeError:
+            pass  # it is running
+        traceback = traceback.tb_next
+    return 0
+
+
 cdef int64_t idle_of(object timeout) except -2:
     """The inactivity timeout of one read: as asked for; -1: the socket's own."""
     return -1 if timeout is NEVER_GIVEN or timeout is SENTINEL else ns_of(timeout)
@@ -536,8 +547,19 @@ cdef class ConnBase:
                 self.session.dial = None
 
     def _connect(self):
-        """Make the socket, as redis-py does; what a deadline has left of its timeouts is
-        for this only."""
+        """Make the socket, as redis-py does. The error of one that can't be made holds on to
+        nothing: in redis-py's it is a local variable of a frame of its own traceback, a cycle
+        that would keep a connection which is dropped later, and its slot with it."""
+        try:
+            return self.connect_in_time()
+        except Exception as error:
+            clear_frames(error.__traceback__)
+            if error.__cause__ is not None:
+                clear_frames(error.__cause__.__traceback__)
+            raise
+
+    cdef object connect_in_time(self):
+        """What a deadline has left of the socket's timeouts is for this only."""
         cdef Dial dial = self.dial
         if dial is None:
             return super(ConnBase, self)._connect()
