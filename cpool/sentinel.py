@@ -410,7 +410,8 @@ def _promoted(sentinel: Any, service_name: str, masters: Mapping[str, Any]) -> A
     state = masters.get(service_name)
     if state is None or "failover_in_progress" not in state.get("flags", ""):
         return state
-    address = sentinel.sentinel_get_master_addr_by_name(service_name)
+    # Not by its method, whose own options redis-py 6.4 can't take.
+    address = sentinel.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", service_name)
     if not address or int(address[1]) == state["port"] and str_if_bytes(address[0]) == state["ip"]:
         return state
     told = {"ip": str_if_bytes(address[0]), "port": int(address[1])}

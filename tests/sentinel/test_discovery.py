@@ -165,8 +165,9 @@ class Told:
         self.asked += 1
         return self.masters
 
-    def sentinel_get_master_addr_by_name(self, _: str) -> tuple[bytes, bytes] | None:
+    def execute_command(self, *command: str) -> tuple[bytes, bytes] | None:
         """Do as redis-py's."""
+        assert command == ("SENTINEL GET-MASTER-ADDR-BY-NAME", NAME)
         return self.by_name
 
 
