@@ -4,8 +4,8 @@ Threads write through one client of a service's master while the master is kille
 a failover is asked for, with cpool's classes and with redis-py's. Each side runs in a fresh
 process; the promotion is when a replica says that it is the master.
 
-Exit status: 0 if with cpool every thread was served by the new master within a second, every
-reply was the caller's own and no slot was lost; 1 if not.
+Exit status: 0 if with cpool every thread was served by the new master within a second of when
+the first sentinel told of it, every reply was the caller's own and no slot was lost; 1 if not.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.sentinel",
         description="Measure how soon threads are served again after a failover.",
-        epilog=f"Exit status: 0 if cpool's threads all were within {BAR_S:g} s; 1 if not.",
+        epilog=f"Exit status: 0 if all of cpool's threads were served within {BAR_S:g} s of when a"
+        " sentinel told of the new master, by it, and no slot was lost; 1 if not.",
     )
     parser.add_argument("--threads", type=int, default=16, help="threads (default: 16)")
     parser.add_argument("--binary", action="append", help="a server to run; may be repeated")
