@@ -31,6 +31,7 @@ from cpool.installation import install, uninstall
 from cpool.node_pools import ClusterStats, NodePools
 from cpool.pool import ConnectionPool
 from cpool.sentinel import (
+    Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
@@ -72,6 +73,7 @@ __all__ = [
     "Redis",
     "RedisCluster",
     "SSLConnection",
+    "Sentinel",
     "SentinelConnectionPool",
     "SentinelManagedConnection",
     "SentinelManagedSSLConnection",

@@ -1,13 +1,15 @@
 """Types of the compiled deadlines."""
 
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import final
+from typing import Any, final
 
 from typing_extensions import Self
 
 def is_any_in_force() -> bool: ...
 def pause(seconds: float) -> None: ...
 def remaining_s() -> float | None: ...
+def held_in_time(lock: Any) -> AbstractContextManager[None]: ...
 
 @final
 class Deadline:

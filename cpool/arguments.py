@@ -37,6 +37,7 @@ __all__ = [
     "PoolArguments",
     "RedisArguments",
     "RedisClusterArguments",
+    "SentinelArguments",
     "SentinelPoolArguments",
     "TCPConnectionArguments",
     "TLSConnectionArguments",
@@ -157,16 +158,27 @@ class PoolArguments(
     cache_config: CacheConfig | None
 
 
-class SentinelPoolArguments(PoolArguments, total=False):
-    """Keywords of `cpool.SentinelConnectionPool`, besides those of the sentinels."""
-
+class _LimitedPoolArguments(PoolArguments, total=False):
     max_connections: int | None
     cache_factory: CacheFactoryInterface | None
     maint_notifications_config: MaintNotificationsConfig | None
     timeout: float | None
 
 
-class UrlArguments(SentinelPoolArguments, total=False):
+class SentinelPoolArguments(_LimitedPoolArguments, total=False):
+    """Keywords of `cpool.SentinelConnectionPool`, besides those of the sentinels."""
+
+    master_check_interval: float | None
+
+
+class SentinelArguments(SentinelPoolArguments, total=False):
+    """Keywords of `cpool.Sentinel` and its clients: those of their pools."""
+
+    check_connection: bool
+    connection_class: Callable[..., Any]
+
+
+class UrlArguments(_LimitedPoolArguments, total=False):
     """Keywords of a pool's `from_url`. queue_class: of `BlockingConnectionPool` only."""
 
     queue_class: type[queue.Queue[Any]]

@@ -26,8 +26,8 @@ def deadline(seconds: float) -> Deadline:
     that runs the block, and for those begun in a copy of its context, until the block is
     left. It ends waits, and interrupts no work (such as making the context of a TLS
     connection, some 25 ms of a CPU in redis-py). Not bounded is the resolution of host
-    names, and what does not go through cpool's connections: the questions to sentinels, the
-    sleeps of redis-py's Lock.
+    names, and what does not go through cpool's connections: the questions of redis-py's own
+    Sentinel (`cpool.Sentinel`'s are bounded), the sleeps of redis-py's Lock.
     """
     return Deadline(_checked(seconds))
 

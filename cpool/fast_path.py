@@ -31,8 +31,7 @@ class FastPathStats:
     - "command": HIMPORT, or a name that is no str; in a cluster also a command with
       target_nodes, without keys, or with keys that are not in one slot;
     - "connection pinned": a single-connection client whose connection is not open and clean;
-    - "connection overridden": a foreign class, a sentinel's connection, a wrapped or
-      replaced method, a cache;
+    - "connection overridden": a foreign class, a wrapped or replaced method, a cache;
     - "health check due";
     - "retry overridden".
     """

@@ -38,6 +38,7 @@ _TABLE = (
     (redis.cluster, "RedisCluster", "RedisCluster"),
     (redis.cluster, "ClusterPipeline", "ClusterPipeline"),
     (redis.cluster, "NodesManager", "nodes.NodesManager"),
+    (redis.sentinel, "Sentinel", "Sentinel"),
     (redis.sentinel, "SentinelConnectionPool", "SentinelConnectionPool"),
     (redis.sentinel, "SentinelManagedConnection", "SentinelManagedConnection"),
     (redis.sentinel, "SentinelManagedSSLConnection", "SentinelManagedSSLConnection"),

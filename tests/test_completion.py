@@ -102,6 +102,8 @@ CASES = {
     "cpool.ConnectionPool(|)": OWN | THEIRS,
     "cpool.BlockingConnectionPool(|)": OWN | THEIRS | {"queue_class="},
     "cpool.SentinelConnectionPool(|)": OWN | THEIRS | {"is_master=", "check_connection="},
+    "cpool.Sentinel([], |)": OWN | THEIRS | {"sentinel_kwargs=", "master_check_interval="},
+    'cpool.Sentinel([]).master_for("m", |)': OWN | THEIRS | {"redis_class="},
     "cpool.Redis(|)": OWN | THEIRS,
     'cpool.from_url("redis://h", |)': OWN | THEIRS,
     'cpool.Redis.from_url("redis://h", |)': OWN | THEIRS,

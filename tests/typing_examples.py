@@ -59,6 +59,11 @@ redis.Redis.from_pool(cpool.BlockingConnectionPool())
 sentinel = Sentinel([("localhost", 26379)])
 sentinel.master_for("mymaster", connection_pool_class=cpool.SentinelConnectionPool)
 cpool.SentinelConnectionPool("mymaster", sentinel, is_master=False, max_connections=3)
+our_sentinel = cpool.Sentinel([("localhost", 26379)], max_connections=3, order="fifo")
+assert_type(our_sentinel.master_for("mymaster", timeout=1), cpool.Redis)
+assert_type(our_sentinel.replica_for("mymaster", redis_class=redis.Redis), redis.Redis)
+assert_type(our_sentinel.discover_master("mymaster"), tuple[str, int])
+as_redis_pys: Sentinel = our_sentinel
 try:
     pool.get_connection()
 except MaxConnectionsError as error:
@@ -140,6 +145,8 @@ cpool.ConnectionPool(hots="localhost")  # type: ignore[call-overload]
 cpool.BlockingConnectionPool(max_connections="3")  # type: ignore[call-overload]
 cpool.BlockingConnectionPool(max_wait=3)  # type: ignore[call-overload]
 cpool.SentinelConnectionPool("mymaster", sentinel, is_mastr=True)  # type: ignore[call-overload]
+cpool.Sentinel([], ordr="fifo")  # type: ignore[call-arg]
+our_sentinel.slave_for("mymaster", order="newest")  # type: ignore[arg-type]
 TenantPool.from_url("redis://localhost", max_conections=3)  # type: ignore[call-overload]
 cpool.Connection(hots="localhost")  # type: ignore[call-arg]
 cpool.SSLConnection(ssl_keyfil="key.pem")  # type: ignore[call-arg]

@@ -56,6 +56,7 @@ cdef class ConnBase:
 
     cdef int gates(self) except -1
     cdef int part_from_retry(self) except -1
+    cdef object connect_in_time(self)
     cdef object open_in_time(self, tuple args, dict kwargs)
     cdef object dial_in_time(self, Dial dial, tuple args, dict kwargs)
     cdef int begin_late(self, tuple args) except -1
@@ -75,6 +76,7 @@ cdef class ConnBase:
     cdef bint may_begin(self) noexcept
     cdef bint health_is_due(self) except -1
     cdef object exchange(self, tuple args, bint decode, bint look)
+    cdef int see_error(self, object error) except -1
 
 
 cdef enum:

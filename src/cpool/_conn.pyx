@@ -255,6 +255,17 @@ cdef object error_maker(object parse_error, object connection):
     return made
 
 
+cdef int clear_frames(object traceback) except -1:
+    """Forget the local variables of the frames that an error has come through."""
+    while traceback is not None:
+        try:
+            traceback.tb_frame.clear()
+        except RuntimeError:
+            pass  # it is running
+        traceback = traceback.tb_next
+    return 0
+
+
 cdef int64_t idle_of(object timeout) except -2:
     """The inactivity timeout of one read: as asked for; -1: the socket's own."""
     return -1 if timeout is NEVER_GIVEN or timeout is SENTINEL else ns_of(timeout)
@@ -271,9 +282,11 @@ cdef object OBSERVED = frozenset((
 ))
 
 
-def add_original(name, function):
-    """Tell of one more function that may be stood in for."""
+def add_own(name, function):
+    """Tell of a method of our own in a class above that may be stood in for: what it does
+    besides, compiled code does as well."""
     GATES.originals[name] = GATES.originals[name] | {function}
+    GATES.own[name] = frozenset((function,))
 
 
 def set_originals(functions, sentinel, joined_retry, bint reads_with_timeout, read_only):
@@ -535,8 +548,19 @@ cdef class ConnBase:
                 self.session.dial = None
 
     def _connect(self):
-        """Make the socket, as redis-py does; what a deadline has left of its timeouts is
-        for this only."""
+        """Make the socket, as redis-py does. The error of one that can't be made holds on to
+        nothing: in redis-py's it is a local variable of a frame of its own traceback, a cycle
+        that would keep a connection which is dropped later, and its slot with it."""
+        try:
+            return self.connect_in_time()
+        except Exception as error:
+            clear_frames(error.__traceback__)
+            if error.__cause__ is not None:
+                clear_frames(error.__cause__.__traceback__)
+            raise
+
+    cdef object connect_in_time(self):
+        """What a deadline has left of the socket's timeouts is for this only."""
         cdef Dial dial = self.dial
         if dial is None:
             return super(ConnBase, self)._connect()
@@ -804,7 +828,18 @@ cdef class ConnBase:
             self.failed(s, error, True)
             raise
         self.put_off_health_check()
+        if PyExceptionInstance_Check(reply):
+            self.see_error(reply)
         return reply
+
+    cdef int see_error(self, object error) except -1:
+        """Look at an error reply that no read_response() is going to raise."""
+        if READ_ONLY is not None and isinstance(error, READ_ONLY):
+            self._met_read_only()
+        return 0
+
+    def _met_read_only(self):
+        """A READONLY has come. What is to be connected to a master raises another error."""
 
     def read_by_redis(self, disable_decoding, timeout, disconnect_on_error, push_request):
         cdef Session s = self.session if self.session is not None else self.guarded

@@ -184,6 +184,11 @@ cdef object taken(object lock):
     return held
 
 
+def held_in_time(lock):
+    """A context manager that holds a lock, waited for no longer than a deadline lets."""
+    return taken(lock)
+
+
 @cython.internal
 @cython.final
 cdef class Pauses:

@@ -257,6 +257,17 @@ cdef class Dials:
         self.evicted = now
         return True
 
+    def abandon(self, address, error):
+        """Tell who waits for a turn to dial a (host, port) that nobody is to dial it now."""
+        cdef Place place = self.places.get((*address, None))
+        if place is None:
+            return
+        place.error = (type(error), str(error))
+        place.refusals += 1
+        for parker in list(self.parkers):
+            if parker.locked():
+                parker.release()
+
     def note_break(self, connection):
         """A connection that was open is no more: the server's end was closed, as it seems."""
         self.place_of(connection).broke = True

@@ -38,7 +38,7 @@ cdef enum:
     # Where a lookup begins, and what it may end at.
     FRONT = 0       # at the type: our base's method, or an original
     BEHIND = 1      # behind our base, as super() does: an original
-    OWN = 2         # at the type: our base's method only
+    OWN = 2         # at the type: our base's method, or one of our own
     NOWHERE = 3     # at the type: there must be nothing of that name
     EVERY = 4       # at the type: every one of that name is our base's or an original
 
@@ -54,6 +54,7 @@ cdef class Gates:
     cdef object base            # the compiled class
     cdef tuple rules            # (flag, names, where): all of a flag's must hold
     cdef dict originals         # name -> frozenset of functions we may stand in for
+    cdef dict own               # name -> the same of our own, in classes above the base
     cdef object known           # weakly: type -> (version tag, flags)
 
     cdef int look_up(self, object instance, cp_gate *gate) except -1

@@ -59,6 +59,7 @@ cdef class Gates:
         self.base = base
         self.rules = rules
         self.originals = {}
+        self.own = {}
         self.known = weakref.WeakKeyDictionary()
 
     cdef int look_up(self, object instance, cp_gate *gate) except -1:
@@ -88,8 +89,10 @@ cdef class Gates:
             if begun and name in base.__dict__:
                 if where == NOWHERE:
                     return False
-                if base is self.base or where == OWN:
-                    return base is self.base
+                if base is self.base:
+                    return True
+                if where == OWN:
+                    return is_one_of(base.__dict__[name], self.own.get(name, ()))
                 if not is_one_of(base.__dict__[name], self.originals[name]):
                     return False
                 if where != EVERY:

@@ -52,6 +52,7 @@ cdef class Batch:
     cdef int build(self, cp_exchange *x) except -1
     cdef int take_big(self, cp_patience patience) except -1
     cdef int accept(self, object reply) except -1
+    cdef int take(self, object reply) except -1
     cdef bint decodes_next(self) except -1
 
 

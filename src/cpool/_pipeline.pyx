@@ -125,8 +125,7 @@ cdef class Batch:
             self.encode_some()
             self.session.flush()
         while len(self.replies) < len(self.requests):
-            self.replies.append(
-                self.parser.read(self.session, self.decodes_next(), False, -1))
+            self.take(self.parser.read(self.session, self.decodes_next(), False, -1))
         return 0
 
     cdef int by_descriptor(self) except -1:
@@ -237,6 +236,11 @@ cdef class Batch:
         """Enter a reply into the ledger; one that ends the connection is raised."""
         self.session.taken = True
         self.parser.account(self.session, reply)
+        return self.take(reply)
+
+    cdef int take(self, object reply) except -1:
+        if PyExceptionInstance_Check(reply):
+            self.connection.see_error(reply)
         self.replies.append(reply)
         return 0
 

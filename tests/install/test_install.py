@@ -138,6 +138,7 @@ def test_pools_are_ours(installed: None) -> None:
 
 def test_a_sentinel_and_its_clients_are_ours(installed: None) -> None:
     sentinel = redis.sentinel.Sentinel([("localhost", 26379)])
+    assert type(sentinel) is redis.Sentinel is cpool.Sentinel
     assert kinds_of(sentinel.sentinels[0]) == OURS
     for client in (sentinel.master_for("m"), sentinel.slave_for("m")):
         assert kinds_of(client) == (

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError, MaxConnectionsError, ReadOnlyError
 from redis.sentinel import MasterNotFoundError, Sentinel, SlaveNotFoundError
 
 import cpool
+from cpool.tools.sentinels import REPLICATION_ARGS
 from tests.pool.support import (
     CPOOL,
     PATIENCE_S,
@@ -26,7 +27,7 @@ from tests.pool.support import (
     run_in_child,
     wait_for,
 )
-from tests.support.servers import REPLICATION_ARGS, SentinelSetup, start
+from tests.support.servers import SentinelSetup, start
 
 FREES_SLOTS = REDIS_VERSION >= (8, 1)  # redis-py, of connections to an old master
 NAME = "service"

@@ -13,11 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import redis
 
+from cpool.tools.sentinels import SentinelTopology
 from cpool.tools.servers import (
     EmbeddedServer,
     ServerError,
@@ -37,17 +37,9 @@ requirepass {DEFAULT_PASSWORD}
 user {APP_USER} on >{APP_PASSWORD} ~* &* +@all
 """
 
-MASTER_NAME = "mymaster"
-QUORUM = 2
-SENTINELS = 3
 # A sentinel lets 1 s pass between two attempts to connect to "the master", whoever that is.
 # With less than that and some, it may take a master just promoted for dead.
 DOWN_AFTER_MS = 1500
-REPLICATION_ARGS = (
-    *("--repl-diskless-sync", "yes"),
-    *("--repl-diskless-sync-delay", "0"),
-    *("--repl-ping-replica-period", "1"),
-)
 _NO_TLS_LOGS = ("Bad directive", "connection type tls", "TLS support")
 
 StartServer = Callable[..., EmbeddedServer]
@@ -236,90 +228,36 @@ def _tls_args(certificates: Certificates, port: int) -> Sequence[str]:
 class SentinelSetup:
     """A master, a replica and three sentinels, with the shortest delays that are reliable."""
 
-    name = MASTER_NAME
+    name = SentinelTopology.name
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         """Start the processes; `stack` stops them."""
-        self.master = stack.enter_context(start(args=REPLICATION_ARGS))
-        self.replica = stack.enter_context(start(args=self._replica_args(self.master)))
-        wait_until(lambda: self._is_synced(self.replica), "the replica has synced")
-        config = self._sentinel_config()
-        self.sentinels = [
-            stack.enter_context(self._start_sentinel(config)) for _ in range(SENTINELS)
-        ]
-        self._wait_complete()
+        binary = chosen_binary()
+        self._topology = stack.enter_context(
+            SentinelTopology(
+                1, binary=binary, down_after_ms=DOWN_AFTER_MS, args=debug_args(binary)
+            )
+        )
+        self._see()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The sentinels, as redis.sentinel.Sentinel takes them."""
-        return [(sentinel.host, sentinel.port) for sentinel in self.sentinels]
+        return self._topology.addresses
 
     def failover(self) -> None:
         """Kill the master; return when all sentinels agree on the new one and its replica.
 
         `master` and `replica` have changed places then.
         """
-        old, new = self.master, self.replica
-        old.kill()
-        wait_until(lambda: self._all_see_master(new), "the sentinels' failover")
-        old.restart(args=self._replica_args(new))
-        self.master, self.replica = new, old
-        wait_until(lambda: self._is_synced(old), "the old master follows the new one")
-        self._wait_complete()
+        self._topology.wait_promoted(self._topology.kill_master())
+        self._topology.restart()
+        self._see()
 
-    def _start_sentinel(self, config: str) -> EmbeddedServer:
-        return EmbeddedServer(chosen_binary()).start(args=("--sentinel",), config=config)
-
-    def _sentinel_config(self) -> str:
-        return (
-            f"sentinel monitor {self.name} {self.master.host} {self.master.port} {QUORUM}\n"
-            f"sentinel down-after-milliseconds {self.name} {DOWN_AFTER_MS}\n"
-            f"sentinel failover-timeout {self.name} 3000\n"
-            f"sentinel parallel-syncs {self.name} 1\n"
-        )
-
-    @staticmethod
-    def _replica_args(master: EmbeddedServer) -> tuple[str, ...]:
-        own = debug_args(chosen_binary())
-        return (*own, *REPLICATION_ARGS, "--replicaof", master.host, str(master.port))
-
-    @staticmethod
-    def _is_synced(replica: EmbeddedServer) -> bool:
-        with contextlib.closing(redis.Redis.from_url(replica.url)) as client:
-            return client.info("replication").get("master_link_status") == "up"
-
-    def _all_see_master(self, server: EmbeddedServer) -> bool:
-        states = [self._masters_state(sentinel) for sentinel in self.sentinels]
-        with contextlib.closing(redis.Redis.from_url(server.url)) as client:
-            promoted = client.info("replication")["role"] == "master"
-        return promoted and all(state["port"] == server.port for state in states)
-
-    def _wait_complete(self) -> None:
-        wait_until(
-            lambda: all(self._is_complete(sentinel) for sentinel in self.sentinels),
-            "every sentinel sees the master, the replica and the other sentinels",
-        )
-
-    def _is_complete(self, sentinel: EmbeddedServer) -> bool:
-        state = self._masters_state(sentinel)
-        with contextlib.closing(redis.Redis.from_url(sentinel.url)) as client:
-            replicas = client.sentinel_slaves(self.name)
-        return (
-            state["port"] == self.master.port
-            and state["flags"] == "master"
-            and state["num-other-sentinels"] == SENTINELS - 1
-            and any(
-                replica["port"] == self.replica.port
-                and replica["flags"] == "slave"
-                and replica["master-link-status"] == "ok"
-                for replica in replicas
-            )
-        )
-
-    def _masters_state(self, sentinel: EmbeddedServer) -> Any:
-        with contextlib.closing(redis.Redis.from_url(sentinel.url)) as client:
-            masters: Any = client.sentinel_masters()
-        return masters[self.name]
+    def _see(self) -> None:
+        self.master = self._topology.master.server
+        (replica,) = self._topology.replicas
+        self.replica = replica.server
 
 
 @pytest.fixture(scope="session")

@@ -493,13 +493,10 @@ def test_a_client_side_cache_is_told(add: Add) -> None:
     assert found(diagnosis, "client-side-cache").level == "note"
 
 
-def test_that_sentinels_connections_are_not_one_call_is_a_note() -> None:
-    pool = cpool.SentinelConnectionPool("my-service", Sentinel([]))
-    subject = Subject.of(cpool.Redis(connection_pool=pool))
-    probed = dataclasses.replace(subject, probe=Probe(0, ("connection overridden",)))
-    diagnosis = findings_of(a_process(), subject=probed)
-    assert diagnosis.problems == ()
-    assert found(diagnosis, "sentinel-connections").level == "note"
+def test_of_a_client_behind_sentinels_there_is_nothing_to_say() -> None:
+    subject = Subject.of(cpool.Sentinel([]).master_for("my-service"))
+    probed = dataclasses.replace(subject, probe=Probe(1, ()))
+    assert findings_of(a_process(), subject=probed).problems == ()
 
 
 def test_what_redis_py_raises_for_a_client_is_told_without_passwords(client: cpool.Redis) -> None:

@@ -123,11 +123,6 @@ class Subject:
         return getattr(self.pool, "cache", None) is not None
 
     @property
-    def is_sentinels(self) -> bool:
-        """Whether connections ask sentinels for their server."""
-        return cpool.SentinelManagedConnection in getattr(self.connection_class, "__mro__", ())
-
-    @property
     def is_of_cluster(self) -> bool:
         """Whether the client is that of a node of a RedisCluster, which marks its connections."""
         function = self.kwargs.get("redis_connect_func")

@@ -141,9 +141,7 @@ def unexplained(evidence: Evidence) -> Finding | None:
         "metrics on": True,
         "health check due": True,
         "retry overridden": True,
-        "connection overridden": subject.has_cache
-        or subject.is_sentinels
-        or not subject.has_our_connections,
+        "connection overridden": subject.has_cache or not subject.has_our_connections,
         "pool overridden": not subject.has_our_pool,
     }
     reasons = [
@@ -200,19 +198,6 @@ def client_side_cache(evidence: Evidence) -> Finding | None:
         matters="Commands go through redis-py's cache and its own code: reads that hit are fast,"
         " all others are slower than without a cache.",
         fix="Keep it where most reads hit; else leave out cache and cache_config.",
-    )
-
-
-def sentinels_connections(evidence: Evidence) -> Finding | None:
-    subject = evidence.subject
-    if subject is None or not subject.is_sentinels:
-        return None
-    return note(
-        "sentinel-connections",
-        seen="Sentinels tell where the server is.",
-        matters="The pool, sending and parsing are compiled; a command as a whole is not, since"
-        " each reply is looked at for a master that has become a replica.",
-        fix="Nothing has to change; pipelines make up for most of it.",
     )
 
 
@@ -372,7 +357,6 @@ CHECKS: tuple[Check, ...] = (
     refused_before,
     own_retry,
     client_side_cache,
-    sentinels_connections,
     single_connection,
     health_checks,
     ping_failed,

@@ -71,6 +71,7 @@ CLIENTS = (
     Swap("redis.cluster", "RedisCluster", "client", required=False),
     Swap("redis.cluster", "ClusterPipeline", "client", required=False),
     Swap("redis.cluster", "NodesManager", "topology", required=False),
+    Swap("redis.sentinel", "Sentinel", "client"),
 )
 # A configuration is a row here; the runner offers the keys.
 CONFIGURATIONS: dict[str, tuple[Swap, ...]] = {"pools": POOLS, "clients": (*POOLS, *CLIENTS)}

@@ -1,0 +1,1 @@
+"""Sentinel on real servers: failovers of every kind under the identity workload."""
