@@ -174,6 +174,7 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """Return a new pipeline, as redis-py's method does: a `cpool.ClusterPipeline`."""
         made: ClusterPipeline = _make_pipeline(self, transaction, shard_hint)
+        made.encoder = self.encoder  # redis-py's is another one, of UTF-8
         return made
 
     def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:

@@ -17,7 +17,7 @@ _redis_strategy = redis.cluster.PipelineStrategy  # the original, whoever replac
 _RETRIED = redis.cluster.ClusterPipeline.ERRORS_ALLOW_RETRY
 _ENDED_BY_NODES = redis.cluster.RedisCluster.ERRORS_ALLOW_RETRY
 _FINAL = (MaxConnectionsError, PoolClosedError, DeadlineExceededError)
-_cluster_pipeline.set_final(_FINAL)
+_cluster_pipeline.set_errors(_FINAL, RedisError)
 
 _ORIGINALS = {
     name: original(_redis_strategy, name)

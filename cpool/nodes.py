@@ -80,6 +80,12 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
             super().create_redis_connections(nodes)
             self._clients.update({node.name: node.redis_connection for node in nodes})
 
+    def move_node_to_end_of_cached_nodes(self, node_name: str) -> None:
+        """Let a node that has failed be asked last, as redis-py's method does; never is it
+        missing meanwhile."""
+        with self._lock:
+            super().move_node_to_end_of_cached_nodes(node_name)
+
     # Refreshes
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ cdef class ManagerBase:
     """What `cpool.nodes.NodesManager` is made of, beside redis-py's."""
     cdef cp_gate gate           # MANAGER_ROUTE: nobody has replaced how it routes
     cdef bint patched           # somebody has on this instance
-    cdef Routes routes
+    cdef list routes            # a Routes for each set of tables that was met
     # What __setattr__ has last stored under redis-py's names:
     cdef object slots           # slots_cache: slot -> [primary, *replicas]
     cdef object moved           # _moved_exception, before redis-py 7: a slot is to be patched
@@ -72,10 +72,12 @@ cdef class ClusterBase:
     cdef object execute(self, tuple args, dict options)
     cdef object on_node(self, object node, ClientBase client, tuple args, dict options,
                         bint plain)
-    cdef object on_connection(self, object node, ClientBase client, object connection,
-                              tuple args, dict options, bint plain, bint look)
-    cdef object look_first(self, object node, ClientBase client, ConnBase connection,
-                           tuple args, dict options, bint plain, bint again)
+    cdef object on_connection(self, object node, ClientBase client, object pool,
+                              object connection, tuple args, dict options, bint plain,
+                              bint look)
+    cdef object look_first(self, object node, ClientBase client, object pool,
+                           ConnBase connection, tuple args, dict options, bint plain,
+                           bint again)
     cdef object go_on(self, object node, object pool, object connection, object error,
                       tuple args, dict options)
 

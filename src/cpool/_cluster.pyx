@@ -33,6 +33,7 @@ cdef enum:
     CLUSTER_EXECUTE = 1     # the gate of a client: its methods as a whole
     MANAGER_ROUTE = 1       # the gate of a manager
     NO_SLOT = -1            # not to be told here
+    MOST_ROUTES = 8         # tables of routes kept for one cluster
 
 cdef object OBSERVED = frozenset((
     "_execute_command", "_determine_nodes", "determine_slot", "keyslot",
@@ -68,7 +69,7 @@ cdef class ManagerBase:
     """The slots of a cluster, where compiled code finds them."""
 
     def __cinit__(self, *args, **kwargs):
-        self.routes = Routes()
+        self.routes = []
 
     def __setattr__(self, name, value):
         PyObject_GenericSetAttr(self, name, value)
@@ -107,6 +108,10 @@ cdef class ClusterBase:
     def __delattr__(self, name):
         generic_delattr(self, name, NULL)
         self.mirror(name, NEVER_SET)
+
+    def __getnewargs__(self):
+        """What a copy is made with, beside its attributes."""
+        return ()
 
     cdef int mirror(self, object name, object value) except -1:
         if value is NEVER_SET:
@@ -153,22 +158,28 @@ cdef class ClusterBase:
             and self.parser is not NEVER_SET
 
     cdef bint find_routes(self) except -1:
-        """Take the routes of this cluster, if they were found with the same tables."""
+        """Take the routes of this cluster that were found with the same tables; a client and
+        its pipelines may have different ones."""
         cdef dict flags = <dict>self.flags, results = <dict>self.results
-        cdef Routes shared = (<ManagerBase>self.manager).routes
+        cdef list all_routes = (<ManagerBase>self.manager).routes
         cdef object resolver = getattr(self, "_policy_resolver", None)
+        cdef Routes routes
         watch_dict(flags)
         watch_dict(results)
         self.flags_version = dict_version(flags)
         self.results_version = dict_version(results)
-        if shared.flags is not None and not (
-                shared.parser is self.parser and shared.resolver is resolver
-                and shared.flags == flags and shared.results == results):
-            shared = Routes()
-        if shared.flags is None:
-            shared.flags, shared.results = flags.copy(), dict(results)
-            shared.parser, shared.resolver = self.parser, resolver
-        self.routes = shared
+        for routes in all_routes:
+            if routes.parser is self.parser and routes.resolver is resolver \
+                    and routes.flags == flags and routes.results == results:
+                break
+        else:
+            routes = Routes()
+            routes.flags, routes.results = flags.copy(), dict(results)
+            routes.parser, routes.resolver = self.parser, resolver
+            all_routes.append(routes)
+            if len(all_routes) > MOST_ROUTES:
+                del all_routes[0]
+        self.routes = routes
         return True
 
     cdef Route route_of(self, object name):
@@ -275,21 +286,24 @@ cdef class ClusterBase:
         except Exception as e:
             error = e
         else:
-            return self.on_connection(node, client, connection, args, options, plain, True)
+            return self.on_connection(
+                node, client, pool, connection, args, options, plain, True)
         try:
             return self.go_on(node, pool, None, error, args, options)
         finally:
             error = None
 
-    cdef object on_connection(self, object node, ClientBase client, object connection,
-                              tuple args, dict options, bint plain, bint look):
+    cdef object on_connection(self, object node, ClientBase client, object pool,
+                              object connection, tuple args, dict options, bint plain,
+                              bint look):
         """The exchange itself. look: the connection has not been looked at yet."""
-        cdef object pool = client.pool, reply, error
+        cdef object reply, error
         cdef int why = lent_refusal(pool, connection)
         if why != TAKEN:
             note(why)
             if look and isinstance(connection, ConnBase):
-                return self.look_first(node, client, connection, args, options, plain, False)
+                return self.look_first(
+                    node, client, pool, connection, args, options, plain, False)
             return self.go_on(node, pool, connection, None, args, options)
         try:
             reply = (<ConnBase>connection).exchange(args, True, look)
@@ -306,24 +320,27 @@ cdef class ClusterBase:
             return reply
         try:
             if isinstance(error, NOT_QUIET):
-                return self.look_first(node, client, connection, args, options, plain, True)
+                return self.look_first(
+                    node, client, pool, connection, args, options, plain, True)
             note(TAKEN)
             return self.go_on(node, pool, connection, error, args, options)
         finally:
             error = None
 
-    cdef object look_first(self, object node, ClientBase client, ConnBase connection,
-                           tuple args, dict options, bint plain, bint again):
+    cdef object look_first(self, object node, ClientBase client, object pool,
+                           ConnBase connection, tuple args, dict options, bint plain,
+                           bint again):
         """Mend a connection that is closed, or has something to read; then begin again, or
         leave the command to redis-py."""
-        cdef object pool = client.pool, error
+        cdef object error
         try:
             (<PoolBase>pool).look_at(connection)
         except Exception as e:
             error = e
         else:
             if again:
-                return self.on_connection(node, client, connection, args, options, plain, False)
+                return self.on_connection(
+                    node, client, pool, connection, args, options, plain, False)
             return self.go_on(node, pool, connection, None, args, options)
         try:
             return self.go_on(node, pool, None, error, args, options)

@@ -8,7 +8,7 @@ for leaves the whole pipeline to redis-py, before anything was sent.
 cimport cython
 
 from cpool._client cimport (
-    CLIENT, COMMAND, CONNECTION, RESPONSE_ERROR, SWITCHED_OFF, TAKEN, ClientBase, called_back,
+    CLIENT, COMMAND, CONNECTION, SWITCHED_OFF, TAKEN, ClientBase, called_back,
     is_enabled, is_ordinary, is_plain_options, lent_refusal, note,
 )
 from cpool._cluster cimport ClusterBase, node_refusal
@@ -23,12 +23,14 @@ cdef extern from "Python.h":
 
 # Errors of a checkout that say nothing of the node, set by cpool.cluster_pipeline.
 cdef object FINAL = ()
+cdef object REDIS_ERROR = ()
 
 
-def set_final(errors):
-    """Tell the errors of a checkout that the caller of a pipeline is to get."""
-    global FINAL
-    FINAL = errors
+def set_errors(final, redis_error):
+    """Tell the errors of a checkout that the caller of a pipeline is to get, and the class
+    of all of redis-py's."""
+    global FINAL, REDIS_ERROR
+    FINAL, REDIS_ERROR = final, redis_error
 
 
 @cython.final
@@ -78,7 +80,7 @@ cdef class Share:
         try:
             return called_back(
                 self.client.callbacks, command.args[0], reply, None, True, False)
-        except RESPONSE_ERROR as error:
+        except REDIS_ERROR as error:
             return error
 
 
