@@ -77,7 +77,8 @@ class NodePools(Mapping[str, Any]):
 
     def drain(self, name: str | None = None) -> None:
         """Replace the connections to one node, or to all: idle ones are closed now, those in
-        use when they come back. Raises KeyError for a node that is not known."""
+        use when they have come back and are asked for again. Raises KeyError for a node that
+        is not known."""
         pools = self._pools()
         for pool in pools.values() if name is None else [pools[name]]:
             pool.drain()

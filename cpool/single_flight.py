@@ -134,5 +134,10 @@ class SingleFlight:
 
 def _share(error: BaseException | None) -> None:
     """Raise an error that another thread has met, as one of this thread's."""
-    if error is not None:
-        raise type(error)(*error.args) from error
+    if error is None:
+        return
+    try:
+        own = type(error)(*error.args)
+    except TypeError:  # it is not made of its `args`
+        own = error
+    raise own from (None if own is error else error)

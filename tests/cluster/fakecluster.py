@@ -17,7 +17,7 @@ from tests.wire.peer import bulk
 COMMANDS = [
     ("get", 2, ("readonly", "fast"), 1, 1, 1),
     ("set", -3, ("write",), 1, 1, 1),
-    ("incr", 2, ("write", "fast"), 1, 1, 1),
+    ("incrby", 3, ("write", "fast"), 1, 1, 1),
     ("mget", -2, ("readonly", "fast"), 1, -1, 1),
     ("blpop", -3, ("write", "noscript", "blocking"), 1, -2, 1),
     ("cluster", -2, (), 0, 0, 0),
