@@ -196,6 +196,16 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
         finally:
             del error  # it remembers this frame
 
+    def _policies(self) -> Any:
+        """Return what tells this client's resolver of policies from others: redis-py makes
+        one for clients and another for pipelines, which are alike."""
+        resolver = getattr(self, "_policy_resolver", None)  # since redis-py 7.1
+        known = (type(resolver).__module__, type(resolver).__name__)
+        is_static = known == ("redis.commands.policies", "StaticPolicyResolver")
+        if is_static and getattr(resolver, "_fallback", resolver) is None:
+            return type(resolver)
+        return resolver
+
     def _find_route(self, name: str) -> _cluster.Route | None:
         """Find out where a command's keys stand; None: redis-py is to see to it each time."""
         resolver = getattr(self, "_policy_resolver", None)  # since redis-py 7.1

@@ -28,7 +28,7 @@ cdef class Routes:
     cdef dict flags             # command_flags
     cdef dict results           # result_callbacks
     cdef object parser          # commands_parser
-    cdef object resolver        # _policy_resolver, since redis-py 7.1
+    cdef object resolver        # what tells _policy_resolver from others
 
 
 cdef class ManagerBase:

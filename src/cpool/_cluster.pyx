@@ -162,7 +162,7 @@ cdef class ClusterBase:
         its pipelines may have different ones."""
         cdef dict flags = <dict>self.flags, results = <dict>self.results
         cdef list all_routes = (<ManagerBase>self.manager).routes
-        cdef object resolver = getattr(self, "_policy_resolver", None)
+        cdef object resolver = self._policies()
         cdef Routes routes
         watch_dict(flags)
         watch_dict(results)
