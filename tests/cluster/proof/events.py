@@ -98,7 +98,7 @@ class Events:
 
     def _slots_of(self, master: Node) -> set[int]:
         held = (one for one in self._cluster.slots() if one.master == master.id)
-        return {slot for one in held for slot in one.all}
+        return {slot for one in held for slot in range(one.first, one.last + 1)}
 
     def _recovered(self, name: str, slots: frozenset[int]) -> Seen:
         """Wait until each worker was served by these slots, from now on."""
