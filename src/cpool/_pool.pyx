@@ -140,6 +140,7 @@ cdef class PoolBase:
         """The server has left for good: close idle connections now, those in use when they
         come back. Who asks for one still gets one."""
         self.slots.retired = self.slots.shrinking = True
+        self.min_idle = 0
         self._next_generation()
         self._close_stale()
 
