@@ -197,7 +197,7 @@ def test_a_child_that_is_born_while_locks_are_held_does_not_hang(
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with client._lock, manager._initialization_lock, manager._lock:
+            with client._lock, manager._lock:
                 manager._flights.run(lambda: held.set() or done.wait(30) and None)
 
         holder = threading.Thread(target=hold)

@@ -66,6 +66,7 @@ class TLSProxy:
         self._stopped = asyncio.Event()
         self._ready = threading.Event()
         self._error: BaseException | None = None
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=self._run, name="tls-proxy", daemon=True)
 
     def __enter__(self) -> TLSProxy:
@@ -107,8 +108,13 @@ class TLSProxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        for _ in range(2):  # turns of the loop: the TLS layer's, and its socket's
+            await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         except OSError:
