@@ -14,7 +14,7 @@ import weakref
 from typing import Any
 
 import redis.cluster
-from redis.exceptions import MovedError, RedisClusterException
+from redis.exceptions import AskError, MovedError, RedisClusterException
 
 from cpool import _cluster
 from cpool._deadline import pause
@@ -49,6 +49,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
     def __init__(self, startup_nodes: list[Any], from_url: bool = False, **kwargs: Any) -> None:
         self._clients: dict[str, Any] = {}  # by the node's name: of all that have a pool
         self._flights = SingleFlight(PAUSE_S, BACKGROUND_PAUSE_S)
+        self._was_found = False  # the cluster has answered once
         self._news = 0  # redirections that said what was not known
         # As they were given: names, perhaps, that lead elsewhere by now.
         self._given_nodes = [(node.host, node.port) for node in startup_nodes]
@@ -86,6 +87,12 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         with self._lock:
             super().move_node_to_end_of_cached_nodes(node_name)
 
+    def update_moved_exception(self, exception: Any) -> None:
+        """Keep a redirection until the next command looks, as redis-py's method does (before
+        7.0). It is told of lost connections too, which no command would get past."""
+        if isinstance(exception, AskError):  # a MovedError is one
+            super().update_moved_exception(exception)  # type: ignore[misc]
+
     # Refreshes
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -105,9 +112,10 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         except RedisClusterException:
             pause(0.0)  # it may be the deadline that nobody was reached by
             given = [redis.cluster.ClusterNode(*address) for address in self._given_nodes]
-            if not self.nodes_cache or {node.name for node in given} <= {*self.startup_nodes}:
+            if not self._was_found or {node.name for node in given} <= {*self.startup_nodes}:
                 raise
             self._ask(given, (), {})
+        self._was_found = True
         self._retire_those_that_left()
 
     def _ask(self, nodes: list[Any], args: Any, kwargs: Any) -> None:
@@ -153,7 +161,7 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         if hasattr(self, "move_slot"):
             self.move_slot(moved)
         else:  # before redis-py 7
-            self.update_moved_exception(moved)  # type: ignore[attr-defined]
+            self.update_moved_exception(moved)
             self.get_node_from_slot(moved.slot_id)
 
     def count_news(self, steps: int) -> None:

@@ -41,6 +41,7 @@ __all__ = ["ConnectionPool"]
 
 _log = logging.getLogger("cpool.pool")
 _NOT_GIVEN: Any = object()
+_SECRETS = ("username", "password", "ssl_password", "credential_provider")
 _Pool = TypeVar("_Pool", bound="ConnectionPool")
 _redis_pool = redis.connection.ConnectionPool
 
@@ -532,6 +533,17 @@ class ConnectionPool(LiveOptions, _redis_pool, metaclass=StandIn):
             name: Distribution(*found) for name, found in self._distributions().items()
         }
         return PoolStats(name=self._label(), **self._stats(), **distributions)
+
+    def __repr__(self) -> str:
+        """Show class and options, no secrets: before 7.4 redis-py shows them."""
+        if hasattr(_redis_pool, "SENSITIVE_REPR_KEYS"):
+            return super().__repr__()
+        made, pool = self.connection_class, type(self)
+        shown = ",".join(
+            f"{name}={'<REDACTED>' if name in _SECRETS else value}"
+            for name, value in self.connection_kwargs.items()
+        )
+        return f"<{pool.__module__}.{pool.__name__}(<{made.__module__}.{made.__name__}({shown})>)>"
 
     def _label(self) -> str:
         return self.name or getattr(self, "_pool_id", None) or type(self).__name__

@@ -15,6 +15,7 @@ from cpool.tools.topology import ClusterTopology
 from tests.client.support import no_retry
 from tests.cluster.fakecluster import FakeCluster, fake_cluster
 from tests.cluster.support import OURS, assert_nothing_lent, client_of, key_at, name_of, pools_of
+from tests.pool.support import REDIS_VERSION
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_stats_are_of_each_node_and_of_all(client: cpool.RedisCluster) -> None:
 
 def test_pools_are_warmed_and_drained(client: cpool.RedisCluster) -> None:
     pools = client.node_pools
-    assert pools.prewarm(2) == 12
+    assert pools.prewarm(2) in (11, 12)  # one was there; newer redis-py's have closed it
     name = next(iter(pools))
     pools.drain(name)
     assert (pools[name].stats().open, pools.stats().total.open) == (0, 10)
@@ -271,7 +272,8 @@ def test_an_exhausted_pool_is_no_dead_node(fresh_cluster: ClusterTopology) -> No
         held = client.node_pools[name].get_connection()
         with pytest.raises(redis.exceptions.MaxConnectionsError) as caught:
             client.get(key)
-        assert caught.value.connection.name == name
+        if REDIS_VERSION >= (8, 0):  # older ones don't say
+            assert caught.value.connection.name == name
         assert client.node_pools.stats().refreshes == 1
         client.node_pools[name].release(held)
         assert client.get(key) is None

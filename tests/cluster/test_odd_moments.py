@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -32,6 +33,16 @@ DOWN = b"-CLUSTERDOWN The cluster is down\r\n"
 TRYAGAIN = b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
 MOST_PLACES = 5000
 OUR_FILES = os.path.dirname(cpool.__file__)
+
+
+@pytest.fixture(autouse=True)
+def collect_what_was_broken_off() -> Iterator[None]:
+    """Collect at once what an interrupt has kept from being closed: later it would fail
+    another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 REFRESHES = {"initialize", "check_slots_coverage"}  # of redis-py: loops over all slots

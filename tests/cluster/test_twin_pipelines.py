@@ -24,6 +24,7 @@ from tests.cluster.support import (
     outcome_of,
     reset_counts,
 )
+from tests.pool.support import REDIS_VERSION
 
 Fill = Callable[[Any], Any]
 A, B, C = ONE_SLOT
@@ -123,6 +124,8 @@ FILLS: list[Fill] = [
     with_streams_and_keys_that_move,
     with_large_values,
 ]
+if REDIS_VERSION < (7, 0):  # its next pipeline reads the replies of what was sent before
+    FILLS.remove(with_unencodable_arguments)
 each_fill = pytest.mark.parametrize("fill", FILLS, ids=lambda fill: fill.__name__)
 
 
