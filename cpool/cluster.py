@@ -22,6 +22,7 @@ from redis.exceptions import MovedError
 
 from cpool import _cluster, options
 from cpool._deadline import is_any_in_force, pause
+from cpool._pool import PoolBase
 from cpool.arguments import UrlArguments
 from cpool.cluster_pipeline import PipelineStrategy
 from cpool.first_attempt import FirstAttempt
@@ -44,6 +45,7 @@ _Cluster = TypeVar("_Cluster", bound="RedisCluster")
 
 _redis_cluster = redis.cluster.RedisCluster  # the original, whoever replaces it
 _redis_pipeline = redis.cluster.ClusterPipeline
+_redis_manager = redis.cluster.NodesManager
 _redis_execute_command = original(_redis_cluster, "_execute_command")
 
 _LOOP = _redis_execute_command.__code__
@@ -88,9 +90,16 @@ def _parse_url(url: str) -> dict[str, Any]:
     return {**redis.connection.parse_url(url), **options.cast_query(url)}
 
 
+def _make_manager(*args: Any, **kwargs: Any) -> Any:
+    """Make a manager of nodes: ours, or what somebody has put in redis-py's place."""
+    current = redis.cluster.NodesManager
+    chosen = NodesManager if current is _redis_manager else current
+    return chosen(*args, **kwargs)
+
+
 _init = with_names(
     original(_redis_cluster, "__init__"),
-    {"NodesManager": NodesManager, "cleanup_kwargs": _kept_for_nodes, "parse_url": _parse_url},
+    {"NodesManager": _make_manager, "cleanup_kwargs": _kept_for_nodes, "parse_url": _parse_url},
 )
 
 
@@ -179,12 +188,18 @@ class RedisCluster(_cluster.ClusterBase, _redis_cluster, metaclass=ClientStandIn
 
     def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:
         """Execute a command once per slot, at all nodes at once."""
-        if len(slots_to_args) == 1:
+        if len(slots_to_args) == 1 and not self._is_measured():  # redis-py counts a pipeline
             return [self.execute_command(command, *args) for args in slots_to_args.values()]
         pipe = self.pipeline()
         for args in slots_to_args.values():
             pipe.execute_command(command, *args)
         return pipe.execute()
+
+    def _is_measured(self) -> bool:
+        """Whether anybody collects redis-py's metrics."""
+        node = self.get_default_node()
+        pool = getattr(getattr(node, "redis_connection", None), "connection_pool", None)
+        return not isinstance(pool, PoolBase) or pool._is_measured()
 
     # From the compiled call
 

@@ -19,16 +19,21 @@ _ENDED_BY_NODES = redis.cluster.RedisCluster.ERRORS_ALLOW_RETRY
 _FINAL = (MaxConnectionsError, PoolClosedError, DeadlineExceededError)
 _cluster_pipeline.set_errors(_FINAL, RedisError)
 
-_ORIGINALS = {
-    name: original(_redis_strategy, name)
-    for name in (
-        "execute_command",
-        "pipeline_execute_command",
-        "send_cluster_commands",
-        "_send_cluster_commands",
-        "_determine_nodes",
-    )
-}
+_STEPS = (
+    "execute_command",
+    "pipeline_execute_command",
+    "send_cluster_commands",
+    "_send_cluster_commands",
+    "_determine_nodes",
+)
+_ORIGINALS = {name: original(_redis_strategy, name) for name in _STEPS}
+# All that this stands in for: (whose, name, redis-py's).
+_PARTS = [
+    *((_redis_strategy, name, function) for name, function in _ORIGINALS.items()),
+    *((redis.cluster.NodeCommands, name, original(redis.cluster.NodeCommands, name))
+      for name in ("append", "write", "read")),
+    (redis.cluster, "get_connection", original(redis.cluster, "get_connection")),
+]  # fmt: skip
 
 
 _KEEP, _QUEUE = _ORIGINALS["execute_command"], _ORIGINALS["pipeline_execute_command"]
@@ -36,7 +41,7 @@ _KEEP, _QUEUE = _ORIGINALS["execute_command"], _ORIGINALS["pipeline_execute_comm
 
 def is_patched() -> bool:
     """Tell whether somebody has replaced what this stands in for."""
-    return any(getattr(_redis_strategy, name) is not _ORIGINALS[name] for name in _ORIGINALS)
+    return any(getattr(owner, name) is not part for owner, name, part in _PARTS)
 
 
 class PipelineStrategy(_redis_strategy):

@@ -97,7 +97,13 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Ask the cluster who serves what. One thread does, whoever asks meanwhile waits."""
-        self._flights.run(lambda: self._refresh(*args, **kwargs))
+        epoch = self._get_epoch() if hasattr(self, "_get_epoch") else None  # since redis-py 7
+        self._flights.run(lambda: self._refresh_unless_done(epoch, args, kwargs))
+
+    def _refresh_unless_done(self, epoch: Any, args: Any, kwargs: Any) -> None:
+        """Refresh, unless somebody has between the question and its turn."""
+        if epoch is None or epoch == self._epoch:
+            self._refresh(*args, **kwargs)
 
     def refresh_soon(self, *args: Any, **kwargs: Any) -> None:
         """Let a thread of its own do it, unless it was done just now; nobody waits."""
@@ -184,6 +190,10 @@ class NodesManager(_cluster.ManagerBase, _redis_manager, metaclass=StandIn):
         self.read_load_balancer: Any = redis.cluster.LoadBalancer()
 
 
+_shown: Any = NodesManager.__init__
+_shown.__signature__ = inspect.signature(_redis_manager.__init__)  # redis-py's is looked at
+
+
 class _Refresh:
     """The manager as redis-py's `initialize` sees it: it asks through clients of its own, and
     what it finds is the manager's."""
@@ -215,6 +225,10 @@ class _Refresh:
     @startup_nodes.setter
     def startup_nodes(self, value: dict[str, Any]) -> None:
         self._manager.startup_nodes = value
+
+    def _get_epoch(self) -> int:
+        """Give the epoch as it is: whether it is still the caller's was asked already."""
+        return self._manager._epoch  # type: ignore[no-any-return]
 
     def create_redis_node(self, host: Any, port: Any, **kwargs: Any) -> Any:
         """Make a client for this refresh only."""

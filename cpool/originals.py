@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["original"]
 
 
-def original(owner: type, name: str) -> Any:
+def original(owner: Any, name: str) -> Any:
     """Return redis-py's function of that name, or None where there is none to be had.
 
     A tracing tool that was loaded before cpool may have put a wrapper in its place;

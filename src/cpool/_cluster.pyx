@@ -248,17 +248,20 @@ cdef class ClusterBase:
         if slot == NO_SLOT:
             return None
         slots = (<ManagerBase>self.manager).slots
-        if route.reads and (self.from_replicas or self.strategy is not None):
-            return self.manager.get_node_from_slot(
-                slot, bool(self.from_replicas), self.strategy) \
-                if slots.get(slot) else None
         if type(slots) is not dict:
             return None
         found = PyDict_GetItemWithError(<dict>slots, slot)
         if found == NULL or type(<object>found) is not list:
             return None
         nodes = <list>found
-        return nodes[0] if nodes else None
+        if not nodes:
+            return None
+        if route.reads and (self.from_replicas or self.strategy is not None) \
+                and node_refusal(nodes[0].redis_connection, args, None, True) == TAKEN:
+            # Not before: redis-py's own path would go one further in the round.
+            return self.manager.get_node_from_slot(
+                slot, bool(self.from_replicas), self.strategy)
+        return nodes[0]
 
     cdef object execute(self, tuple args, dict options):
         cdef bint plain = options is None or is_plain_options(options)
