@@ -50,7 +50,7 @@ cdef class PoolBase:
     cdef object open_in(self, Slots slots, uint32_t slot)
     cdef int take_back(self, object connection, bint measured) except -1
     cdef int take_back_fused(self, ConnBase connection) except -1
-    cdef bint is_at_rest(self, Slots slots, uint32_t slot, ConnBase connection) except -1
+    cdef bint is_at_rest(self, ConnBase connection) except -1
     cdef int put_back(self, Slots slots, uint32_t slot, object connection) except -1
 
 

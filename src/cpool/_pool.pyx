@@ -486,7 +486,7 @@ cdef class PoolBase:
         # Before the slot is claimed: an error here leaves it lent, for the finaliser.
         at_rest = not measured and isinstance(connection, ConnBase) \
             and (<ConnBase>connection).pool_may_skip() \
-            and self.is_at_rest(slots, slot, connection)
+            and slots.is_current(slot) and self.is_at_rest(connection)
         if not cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
             return 0
         slots.came_back(slot)
@@ -498,21 +498,21 @@ cdef class PoolBase:
         """take_back() for who has found may_fuse() at the checkout, and no metrics on."""
         cdef Slots slots = self.slots
         cdef uint32_t slot = connection.slot
-        if self.fork_generation == cp_fork_generation() and connection.home is slots.home \
-                and slots.is_in(slot, connection) \
-                and connection.session is not None \
-                and self.is_at_rest(slots, slot, connection) \
-                and not slots.shrinking \
-                and cp_slots_claim_mpmc(&slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
-            slots.came_back(slot)
-            return slots.give_back(slot, connection)
+        cdef cp_slot *cell
+        if self.fork_generation == cp_fork_generation() and connection.home is slots.home:
+            cell = cp_slots_at(&slots.cells, slot)
+            # One that was evicted meanwhile may not be the pool's any more.
+            if cell.ticket == connection.ticket and cell.generation == slots.generation \
+                    and connection.session is not None and self.is_at_rest(connection) \
+                    and not slots.shrinking and cp_slots_claim_mpmc(
+                        &slots.cells, slot, CP_SLOT_BUSY, CP_SLOT_RETURNING):
+                slots.came_back(slot)
+                return slots.give_back(slot, connection)
         return self.take_back(connection, False)
 
-    cdef bint is_at_rest(self, Slots slots, uint32_t slot, ConnBase connection) except -1:
-        """Whether redis-py would do nothing with a connection of ours that comes back. One
-        that was evicted meanwhile may not be the pool's any more."""
+    cdef bint is_at_rest(self, ConnBase connection) except -1:
+        """Whether redis-py would do nothing with a connection of ours that comes back."""
         return (not connection.reconnect and connection.re_auth_token is None
-                and slots.is_current(slot)
                 and connection.session.is_clean() and self.only_default_listener()
                 and self.gates() & GATE_OWNS != 0)
 
