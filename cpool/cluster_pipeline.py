@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import redis.cluster
@@ -113,7 +114,9 @@ class PipelineStrategy(_redis_strategy):
                 manager.move(command.result)
                 manager.count_news(self._pipe.reinitialize_steps)
         if moved:
-            _cluster_pipeline.send_by_node(self._pipe, moved)
+            # An exhausted pool, say: they are sent one by one then, and each is told.
+            with contextlib.suppress(*_FINAL):
+                _cluster_pipeline.send_by_node(self._pipe, moved)
 
     def _send_again(self, failed: list[Any]) -> None:
         """Send what has failed one by one, as the client does, with its retries."""

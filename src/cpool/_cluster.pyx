@@ -283,7 +283,9 @@ cdef class ClusterBase:
                         bint plain):
         cdef object pool = client.pool, connection, error
         if not isinstance(pool, PoolBase):  # another thread has put another one in
-            return self.go_on(node, None, None, None, args, options)
+            note(POOL)
+            return super(ClusterBase, self)._internal_execute_command(
+                *args, **(options or {}))
         try:
             connection = (<PoolBase>pool).checkout(False)
         except Exception as e:

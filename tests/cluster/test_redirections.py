@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import MaxConnectionsError
 
 from cpool.tools.topology import ClusterTopology
 from tests.client.support import difference, no_retry
@@ -304,6 +305,20 @@ def test_a_pipeline_that_is_moved_in_vain_ends_as_redis_pys(arrange: Arrange) ->
         with arranged(arrange, cls, reinitialize_steps=0) as (_, client):
             errors.append(outcome_of(client.pipeline().get(KEY).execute)[:4])
     assert errors[0] == errors[1] and errors[0][0] == "raised"
+
+
+def test_a_pipeline_that_is_moved_to_an_exhausted_pool_keeps_its_other_replies() -> None:
+    options = {"max_connections": 1, "timeout": 0, "reinitialize_steps": 0}
+    with arranged(moved_to_a_known_node, OURS, **options) as (cluster, client):
+        owner, other = owner_of(cluster), strangers(cluster)[0]
+        owner.replies["INCRBY"] = b":7\r\n"
+        pool = client.node_pools[f"{other.host}:{other.port}"]
+        held = pool.get_connection()
+        pipe = client.pipeline().incr(KEY).get(KEY)
+        count, error = pipe.execute(raise_on_error=False)
+        pool.release(held)
+        assert (count, type(error)) == (7, MaxConnectionsError)
+        assert sum(asked.count("INCRBY") for asked in cluster.asked("INCRBY")) == 1
 
 
 # -- on a real cluster -------------------------------------------------------------------
